@@ -1,0 +1,180 @@
+package ostiary
+
+import "time"
+
+// Action is one operation with its argument bytes. Arguments is a view into
+// the buffer that arrived: what is validated, decided, recorded and forwarded
+// are these bytes (law 2).
+type Action struct {
+	Name      string // policy's name for it: "<server>___<tool>" for a tool, else the method's own action, e.g. "read_resource"
+	Method    string // the protocol's word, e.g. "tools/call"
+	Server    string // the configured server it is for; "" for the gateway itself
+	Tool      string // the server's own name of the tool or prompt; "" if none
+	URI       string // the resource addressed by resources/* methods, else ""
+	Pin       Digest // the tool definition it is checked against; zero if the action has none
+	Arguments Value  // the arguments as they arrived; Absent if the call has none
+	Responses Value  // answers of a multi-round retry (MCP inputResponses) as they arrived, else Absent
+	State     []byte // the far side's own state that a retry returns to it byte for byte, else nil
+	Rewritten bool   // it replaces an action the caller asked for (redaction, tokens, a narrowed approval)
+}
+
+// Digest identifies the exact bytes: it covers the action's name, server,
+// tool, URI, pin, argument bytes and what a retry adds, each length-prefixed, never a canonical
+// form of them.
+func (a *Action) Digest() Digest {
+	var b []byte
+	for _, s := range []string{"ostiary/action/v1", a.Name, a.Method, a.Server, a.Tool, a.URI} {
+		b = appendSized(b, []byte(s))
+	}
+	b = appendSized(b, a.Pin[:])
+	b = appendSized(b, a.Arguments.Bytes())
+	b = appendSized(b, a.Responses.Bytes())
+	b = appendSized(b, a.State)
+	return DigestOf(b)
+}
+
+func appendSized(b, s []byte) []byte {
+	n := len(s)
+	b = append(b, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+	return append(b, s...)
+}
+
+// Resource is what is acted on: a server in its zone.
+type Resource struct {
+	Server  string
+	Zone    string
+	Trusted bool // the operator labelled this server's results trusted
+}
+
+// Context is everything else policy may see. Every field has a value in every
+// request; a fact whose engine does not exist yet has its honest neutral
+// value, never a missing one.
+type Context struct {
+	Now          time.Time
+	Principal    PrincipalID
+	Mandate      Mandate
+	Session      Session
+	Posture      Posture
+	Zone         string // the agent's
+	Roles        []string
+	Risk         Risk
+	Containment  Containment
+	Labels       map[string]Label // by top-level argument name; every declared argument is present
+	Taint        []string         // the session's, sorted
+	Satisfied    []string         // discharged remedies, sorted
+	Findings     []Finding        // of inspectors, about the outgoing arguments
+	ReadsTainted int64            // results of untrusted servers read in this session
+}
+
+// Request is the whole question.
+type Request struct {
+	Subject  Subject
+	Action   Action
+	Resource Resource
+	Context  Context
+}
+
+// SessionID is issued by the gateway; agents cannot choose it.
+type SessionID string
+
+// Session is the gateway's own thread of history for one (agent, principal,
+// mandate): reconnecting rejoins it and only the gateway ends it, so taint
+// and history cannot be shed by reconnecting.
+type Session struct {
+	ID      SessionID
+	Started time.Time
+}
+
+// Risk is the decayed score of an agent and its level. Risk only tightens
+// (law 7). The zero Risk is "unknown", which policy treats as the highest.
+type Risk struct {
+	Score int64 // 0 to 100
+	Level string
+}
+
+// Containment is the ordered ladder of how far an agent is cut off. The zero
+// value means "not established" and refuses; None is a named level.
+type Containment uint8
+
+const (
+	NotEstablished Containment = iota
+	None
+	Throttled
+	Restricted
+	Quarantined
+	Suspended
+)
+
+func (c Containment) String() string {
+	if int(c) >= len(containmentNames) {
+		return containmentNames[0]
+	}
+	return containmentNames[c]
+}
+
+var containmentNames = [...]string{"not-established", "none", "throttled", "restricted", "quarantined", "suspended"}
+
+// Finding is what an inspector saw, with confidence.
+type Finding struct {
+	Inspector  string
+	Kind       string
+	Field      string // JSON Pointer
+	Confidence int    // 0 to 100
+}
+
+// Integrity says how far content may steer an agent. The zero value is
+// Untrusted.
+type Integrity uint8
+
+const (
+	Untrusted Integrity = iota
+	FromAgent           // the agent's own words: matches no source
+	Trusted
+)
+
+// Label says where data came from, how far to trust it, and who may read it.
+// Labels only rise: [Label.Join] is the only way to combine two. The zero
+// Label is untrusted and readable by nobody.
+type Label struct {
+	Integrity Integrity
+	Readers   []string // data classes that may read it; empty means nobody
+	Sources   []string // where it came from, e.g. "server:inbox"; "unknown" when nobody can say
+}
+
+// MandateID names a mandate.
+type MandateID string
+
+// Mandate is a signed, expiring delegation for one task, as far as the gate
+// and policy see it. Its signed form is a compact JWS. The zero Mandate
+// allows nothing.
+type Mandate struct {
+	ID        MandateID
+	Standing  bool // written at enrolment, for an agent without a task of its own
+	Principal PrincipalID
+	Agent     AgentID
+	Purpose   string
+	Task      string
+	Actions   []string // action names or groups it covers; "*" covers all that policy allows
+	Resources []string // servers it covers; "*" covers all
+	Depth     int64    // how many further delegations it allows
+	NotBefore time.Time
+	Expires   time.Time
+}
+
+// Covers reports whether the mandate allows the action at t. Whatever it does
+// not say, it does not allow.
+func (m *Mandate) Covers(a *Action, r *Resource, t time.Time) bool {
+	if m.ID == "" || t.Before(m.NotBefore) || !t.Before(m.Expires) {
+		return false
+	}
+	return covers(m.Actions, a.Name) && covers(m.Resources, r.Server)
+}
+
+func covers(list []string, s string) bool {
+	for _, x := range list {
+		if x == "*" || x == s {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,82 @@
+package gate
+
+import (
+	"context"
+
+	"github.com/ostiary/ostiary"
+)
+
+// Identity proves who is asking.
+//
+// Authenticate is called once per call, never cached by the gate: it checks
+// the credential and the revocation epoch as they are now. It never blocks on
+// the network. Safe for concurrent use.
+type Identity interface {
+	Authenticate(ctx context.Context, c ostiary.Credentials) (ostiary.Subject, error)
+}
+
+// Facts is the only read: everything known now about a call, from memory.
+// Resolve fills the action's Pin and every field of the context; what is not
+// known is an error, never a gap. Safe for concurrent use.
+type Facts interface {
+	Resolve(ctx context.Context, s ostiary.Subject, call *Call) (*ostiary.Request, error)
+}
+
+// Validator checks an action's arguments against the definition pinned under
+// Action.Pin: schema and limits. Safe for concurrent use.
+type Validator interface {
+	Validate(a *ostiary.Action) error
+}
+
+// Policy decides. Decide is a pure function of the request and the snapshot
+// that is active when it is called; it returns a denial for everything it
+// cannot decide, and never panics outward. Safe for concurrent use.
+type Policy interface {
+	Decide(r *ostiary.Request) ostiary.Decision
+}
+
+// Ledger is the only write. Append returns when the entry is on disk by a
+// flush that succeeded; an error means it may or may not be. A full queue is
+// Unavailable. Safe for concurrent use.
+type Ledger interface {
+	Append(ctx context.Context, e *ostiary.Entry) (ostiary.Receipt, error)
+	// Count folds a refusal of a caller who never authenticated into the
+	// next counting entry, exactly, by source and reason.
+	Count(source, code string)
+}
+
+// Egress is the only network. Forward redeems the clearance and sends exactly
+// what it covers; it never sends twice. Safe for concurrent use.
+type Egress interface {
+	Forward(ctx context.Context, c *Clearance) (Stream, error)
+}
+
+// Inspector looks at each frame of a reply before it is released. It may
+// report findings, or return an error to withhold the reply. Inspectors hold
+// nothing back themselves: the gate holds the frame while they look.
+type Inspector interface {
+	Inspect(ctx context.Context, r *ostiary.Request, f Frame) ([]ostiary.Finding, error)
+}
+
+// Obliger carries out one type of obligation before the call leaves. It may
+// return a rewritten action (redaction, tokens put back, a narrowed approval),
+// which is validated and decided again and recorded in place of what was
+// asked; nil means the action stands as it is.
+type Obliger interface {
+	Oblige(ctx context.Context, r *ostiary.Request, o ostiary.Obligation) (*ostiary.Action, error)
+}
+
+// Tainter learns that content from a resource entered a session, before the
+// first byte of that content is released. Labels only rise: there is no way
+// to take a taint back here. Safe for concurrent use.
+type Tainter interface {
+	Taint(s ostiary.SessionID, r ostiary.Resource)
+}
+
+// Holder keeps a requestable denial until somebody consents: the exact bytes,
+// the subject, and what would discharge it. Hold returns when the hold is
+// durable. A Gate without a Holder refuses requestable denials and says what
+// would change them.
+type Holder interface {
+	Hold(ctx context.Context, r *ostiary.Request, d *ostiary.Decision) (id string, err error)
+}
