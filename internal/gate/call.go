@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"errors"
 
 	"github.com/ostiary/ostiary"
 )
@@ -15,6 +16,7 @@ type Call struct {
 	Target      Target          // where a permitted call goes; the zero Target is the server named by Action.Server
 	Parent      ostiary.EntryID // the Intent of the exchange this call happens inside, for calls a server makes back
 	Progress    bool            // the caller wants progress notifications
+	Fault       error           // the door could not translate the message (malformed, header mismatch, unknown method): it ends after authenticate, refused and recorded like any other call
 	Protocol    string          // protocol and revision the caller speaks, for the record: "mcp/2026-07-28"
 }
 
@@ -77,3 +79,8 @@ type Reply struct {
 	Intent  ostiary.Receipt // of the Intent
 	Request *ostiary.Request
 }
+
+// ErrNotSent marks an egress error after which it is certain that no byte of
+// the call left. Whatever else fails after a clearance was redeemed may have
+// happened, and its outcome is Unknown.
+var ErrNotSent = errors.New("nothing was sent")
