@@ -1,0 +1,189 @@
+package gate
+
+import (
+	"encoding/json"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+// exchange is one call on its way through the flow. One goroutine owns it
+// until Handle returns; then its stream does. The settled flag alone is shared.
+type exchange struct {
+	call     *Call
+	subject  ostiary.Subject
+	request  *ostiary.Request
+	decision ostiary.Decision
+	asked    ostiary.Digest // digest of the action that was asked, if another took its place
+	intentID ostiary.EntryID
+	intended ostiary.Receipt
+	bound    bool // a clearance exists: from here on something may have left
+	upstream Stream
+	result   ostiary.Digest
+	length   int64
+	findings []ostiary.Finding
+
+	settled atomic.Bool
+	mu      sync.Mutex // guards what settle leaves behind
+	final   ostiary.Receipt
+}
+
+// errSettled says that somebody else settled the exchange, with a
+// disposition of their own.
+var errSettled = ostiary.Errorf(ostiary.Conflict, "settled", "the exchange is already settled")
+
+func (g *Gate) begin(call *Call) *exchange {
+	g.flying.Add(1)
+	return &exchange{call: call}
+}
+
+func (x *exchange) finish(r ostiary.Receipt) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.final = r
+}
+
+// ref returns the entry people look up: the Intent if there is one, else the
+// lone Outcome.
+func (x *exchange) ref() ostiary.EntryRef {
+	if !x.intended.ID.IsZero() {
+		return x.intended.Ref
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.final.Ref
+}
+
+// entry fills in what Intent and Outcome share.
+func (x *exchange) entry(kind ostiary.EntryKind, now time.Time) *ostiary.Entry {
+	e := &ostiary.Entry{
+		Kind: kind, Time: now, Parent: x.call.Parent,
+		Agent: x.subject.Agent, Principal: x.subject.Principal, Mandate: x.subject.Mandate,
+		Action: x.call.Action.Name, Server: x.call.Action.Server,
+		Asked: x.asked, Permit: x.decision.Permit, Code: x.decision.Code,
+		Snapshot: x.decision.Snapshot, Policy: x.decision.Policy,
+	}
+	if r := x.request; r != nil {
+		e.Session, e.Mandate, e.Pin = r.Context.Session.ID, r.Context.Mandate.ID, r.Action.Pin
+	}
+	for _, r := range x.decision.Reasons {
+		e.Reasons = append(e.Reasons, r.Policy)
+	}
+	for _, o := range x.decision.Obligations {
+		e.Obligations = append(e.Obligations, o.Type)
+	}
+	return e
+}
+
+func (x *exchange) intent(now time.Time) *ostiary.Entry {
+	e := x.entry(ostiary.KindIntent, now)
+	e.ID = x.intentID
+	e.Payload = ostiary.Payload{Arguments: x.arguments(), Inputs: x.inputs()}
+	return e
+}
+
+func (x *exchange) outcome(d ostiary.Disposition, cause error, now time.Time) *ostiary.Entry {
+	e := x.entry(ostiary.KindOutcome, now)
+	e.Answers, e.Disposition = x.intentID, d
+	e.Payload = ostiary.Payload{Result: x.result, ResultLen: x.length, Detail: x.detail(cause)}
+	if x.intentID.IsZero() { // alone, it tells the whole story
+		e.Payload.Arguments, e.Payload.Inputs = x.arguments(), x.inputs()
+	}
+	if cause != nil {
+		err := ostiary.AsError(cause)
+		if e.Code = err.Code; e.Code == "" {
+			e.Code = err.Kind.String()
+		}
+		e.Permit = e.Permit && x.bound
+	}
+	return e
+}
+
+// arguments returns every byte of the action that the caller chose: the
+// arguments as they arrived, and what a retry adds.
+func (x *exchange) arguments() []byte {
+	a := &x.call.Action
+	if x.request != nil {
+		a = &x.request.Action
+	}
+	if !a.Responses.Exists() && a.State == nil {
+		return a.Arguments.Bytes()
+	}
+	return append(append(append([]byte{}, a.Arguments.Bytes()...), a.Responses.Bytes()...), a.State...)
+}
+
+// recorded is the JSON form of a decision's inputs in a payload. It is ours,
+// written and read by this product alone.
+type recorded struct {
+	Method    string            `json:"method"`
+	Tool      string            `json:"tool,omitempty"`
+	URI       string            `json:"uri,omitempty"`
+	Protocol  string            `json:"protocol,omitempty"`
+	Via       string            `json:"via"`
+	Bound     bool              `json:"bound"`
+	Chain     []ostiary.AgentID `json:"chain,omitempty"`
+	Epoch     uint64            `json:"epoch"`
+	Zone      string            `json:"zone,omitempty"`
+	Roles     []string          `json:"roles,omitempty"`
+	Resource  *ostiary.Resource `json:"resource,omitempty"`
+	Posture   string            `json:"posture,omitempty"`
+	Risk      *ostiary.Risk     `json:"risk,omitempty"`
+	Contained string            `json:"containment,omitempty"`
+	Taint     []string          `json:"taint,omitempty"`
+	Satisfied []string          `json:"satisfied,omitempty"`
+	Remedies  []ostiary.Remedy  `json:"remedies,omitempty"`
+	Evaluated int               `json:"policies_evaluated"`
+	Total     int               `json:"policies_total"`
+	Rewritten bool              `json:"rewritten,omitempty"`
+	Digest    string            `json:"action_digest"`
+	Findings  []ostiary.Finding `json:"findings,omitempty"`
+}
+
+func (x *exchange) inputs() []byte {
+	a := &x.call.Action
+	in := recorded{Via: x.subject.Via.String(), Bound: x.subject.Bound, Epoch: x.subject.Epoch, Protocol: x.call.Protocol}
+	if len(x.subject.Chain) > 1 {
+		in.Chain = x.subject.Chain
+	}
+	if r := x.request; r != nil {
+		a = &r.Action
+		c := &r.Context
+		in.Zone, in.Roles, in.Resource, in.Posture = c.Zone, c.Roles, &r.Resource, c.Posture.Method
+		in.Risk, in.Contained, in.Taint, in.Satisfied, in.Findings = &c.Risk, c.Containment.String(), c.Taint, c.Satisfied, c.Findings
+	}
+	in.Method, in.Tool, in.URI, in.Rewritten, in.Digest = a.Method, a.Tool, a.URI, a.Rewritten, a.Digest().String()
+	in.Remedies, in.Evaluated, in.Total = x.decision.Remedies, x.decision.Evaluated, x.decision.Total
+	b, err := json.Marshal(&in)
+	if err != nil { // no field can fail to marshal
+		panic(err)
+	}
+	return b
+}
+
+// detail is the JSON form of how an exchange ended, for people.
+func (x *exchange) detail(cause error) []byte {
+	if cause == nil && len(x.findings) == 0 {
+		return nil
+	}
+	var out struct {
+		Kind     string            `json:"kind,omitempty"`
+		Code     string            `json:"code,omitempty"`
+		Field    string            `json:"field,omitempty"`
+		Text     string            `json:"text,omitempty"`
+		Reasons  []ostiary.Reason  `json:"reasons,omitempty"`
+		Remedies []ostiary.Remedy  `json:"remedies,omitempty"`
+		Findings []ostiary.Finding `json:"findings,omitempty"`
+	}
+	if cause != nil {
+		e := ostiary.AsError(cause)
+		out.Kind, out.Code, out.Field, out.Text, out.Reasons, out.Remedies = e.Kind.String(), e.Code, e.Field, e.Detail, e.Reasons, e.Remedies
+	}
+	out.Findings = x.findings
+	b, err := json.Marshal(&out)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}

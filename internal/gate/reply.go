@@ -1,0 +1,97 @@
+package gate
+
+import (
+	"context"
+	"io"
+
+	"github.com/ostiary/ostiary"
+)
+
+// inspect wraps what egress returned in the stream the door will read.
+func (g *Gate) inspect(x *exchange) *Reply {
+	return &Reply{Stream: &inspected{g: g, x: x, inner: x.upstream}, Intent: x.intended, Request: x.request}
+}
+
+// inspected is a reply on its way to the caller. Each frame is looked at
+// before it is released, the session is tainted before the first one, and
+// the final one waits for its Outcome.
+type inspected struct {
+	g       *Gate
+	x       *exchange
+	inner   Stream
+	tainted bool
+	ended   bool
+}
+
+func (s *inspected) Next(ctx context.Context) (f Frame, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			f, err = Frame{}, s.fail(ctx, ostiary.Unknown, s.g.bug(p))
+		}
+	}()
+	if s.ended {
+		return Frame{}, io.EOF
+	}
+	if f, err = s.inner.Next(ctx); err != nil {
+		if err == io.EOF { // a reply without its final frame is no reply
+			err = ostiary.Errorf(ostiary.Upstream, "reply_cut", "the reply ended before its result")
+		}
+		return Frame{}, s.fail(ctx, ostiary.Unknown, err)
+	}
+	if !s.tainted {
+		s.tainted = true
+		if !s.x.request.Resource.Trusted && s.x.call.Target.Kind == ToServer {
+			s.g.tainter.Taint(s.x.request.Context.Session.ID, s.x.request.Resource)
+		}
+	}
+	if err := s.look(ctx, f); err != nil {
+		return Frame{}, s.fail(ctx, ostiary.Withheld, err)
+	}
+	if !f.Kind.Final() {
+		return f, nil
+	}
+	s.ended = true
+	body := f.Body.Bytes()
+	s.x.result, s.x.length = ostiary.DigestOf(body), int64(len(body))
+	if err := s.g.settle(ctx, s.x, ostiary.Delivered, nil); err != nil {
+		return Frame{}, ostiary.Errorf(ostiary.Unavailable, "not_recorded", "the outcome could not be recorded, so the reply is withheld").Because(err)
+	}
+	return f, nil
+}
+
+func (s *inspected) look(ctx context.Context, f Frame) error {
+	for _, i := range s.g.inspectors {
+		findings, err := i.Inspect(ctx, s.x.request, f)
+		s.x.findings = append(s.x.findings, findings...)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fail ends the exchange, closes the far side and names the entry.
+func (s *inspected) fail(ctx context.Context, d ostiary.Disposition, cause error) error {
+	s.ended = true
+	s.inner.Close()
+	e := *ostiary.AsError(cause)
+	e.Entry = s.x.ref()
+	if err := s.g.settle(ctx, s.x, d, &e); err != nil && err != error(errSettled) {
+		return ostiary.Errorf(ostiary.Unavailable, "not_recorded", "the ledger cannot record this call").Because(err)
+	}
+	return &e
+}
+
+func (s *inspected) Answer(ctx context.Context, id string, kind FrameKind, body []byte) error {
+	return s.inner.Answer(ctx, id, kind, body)
+}
+
+// Close ends a reply early. What was sent may have happened, so an exchange
+// that is not settled yet ends Unknown.
+func (s *inspected) Close() error {
+	err := s.inner.Close()
+	if !s.x.settled.Load() {
+		s.g.settle(context.Background(), s.x, ostiary.Unknown, ostiary.Errorf(ostiary.Upstream, "abandoned", "the caller left before the reply ended"))
+	}
+	return err
+}

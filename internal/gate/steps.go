@@ -1,0 +1,194 @@
+package gate
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/ostiary/ostiary"
+)
+
+// validate checks the action against its pinned definition and the mandate.
+func (g *Gate) validate(r *ostiary.Request) error {
+	if err := g.validator.Validate(&r.Action); err != nil {
+		return err
+	}
+	if m := &r.Context.Mandate; !m.Covers(&r.Action, &r.Resource, r.Context.Now) {
+		return ostiary.Errorf(ostiary.Denied, "mandate", "mandate %s does not cover %s on %s", orNone(string(m.ID)), r.Action.Name, orNone(r.Resource.Server))
+	}
+	return nil
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "(none)"
+	}
+	return s
+}
+
+// decide asks containment, then policy. If an obligation of a permit changes
+// bytes, the result is a new action before record: validated and decided
+// again, once. A second rewrite is refused, so the loop cannot run away.
+func (g *Gate) decide(ctx context.Context, x *exchange) error {
+	if err := contained(x.request); err != nil {
+		return err
+	}
+	x.decision = g.policy.Decide(x.request)
+	if !x.decision.Permit {
+		return nil // a denial is a value until bind
+	}
+	rewritten, err := g.oblige(ctx, x.request, x.decision.Obligations)
+	if err != nil || rewritten == nil {
+		return err
+	}
+	x.asked = x.request.Action.Digest()
+	x.request = withAction(x.request, rewritten)
+	x.decision = ostiary.Decision{}
+	if err := g.validate(x.request); err != nil {
+		return err
+	}
+	x.decision = g.policy.Decide(x.request)
+	if !x.decision.Permit {
+		return nil
+	}
+	if again, err := g.oblige(ctx, x.request, x.decision.Obligations); err != nil {
+		return err
+	} else if again != nil {
+		return ostiary.Errorf(ostiary.Denied, "unstable_rewrite", "the rewritten action would be rewritten again")
+	}
+	return nil
+}
+
+// contained refuses what containment forbids whatever policy says. Throttled
+// and Restricted are facts for policy.
+func contained(r *ostiary.Request) error {
+	switch r.Context.Containment {
+	case ostiary.None, ostiary.Throttled, ostiary.Restricted:
+		return nil
+	case ostiary.NotEstablished:
+		return ostiary.Errorf(ostiary.Contained, "not_established", "containment is not established; ask an operator")
+	default:
+		return ostiary.Errorf(ostiary.Contained, r.Context.Containment.String(), "%s is %s; ask an operator to release it", r.Subject.Agent, r.Context.Containment)
+	}
+}
+
+// oblige carries out the obligations that act before the call leaves. One
+// that nobody here understands denies.
+func (g *Gate) oblige(ctx context.Context, r *ostiary.Request, obligations []ostiary.Obligation) (*ostiary.Action, error) {
+	var rewritten *ostiary.Action
+	for _, o := range obligations {
+		obliger, ok := g.obligers[o.Type]
+		if !ok {
+			return nil, ostiary.Errorf(ostiary.Denied, "obligation_unknown", "policy demands %q, which this gateway cannot do", o.Type)
+		}
+		next, err := obliger.Oblige(ctx, r, o)
+		if err != nil {
+			return nil, err
+		}
+		if next != nil {
+			rewritten = next
+			r = withAction(r, next)
+		}
+	}
+	return rewritten, nil
+}
+
+func withAction(r *ostiary.Request, a *ostiary.Action) *ostiary.Request {
+	next := *r
+	next.Action = *a
+	next.Action.Rewritten = true
+	return &next
+}
+
+// record writes the Intent of a permit. A denial has none: nothing is about to
+// happen, and its Outcome alone tells the story.
+func (g *Gate) record(ctx context.Context, x *exchange) error {
+	if !x.decision.Permit {
+		return nil
+	}
+	x.intentID = newEntryID()
+	receipt, err := g.ledger.Append(ctx, x.intent(g.clock()))
+	if err != nil {
+		return err
+	}
+	x.intended = receipt
+	return nil
+}
+
+// bind makes the clearance. It alone does, and only from a recorded permit.
+func (g *Gate) bind(x *exchange) (*Clearance, error) {
+	if d := &x.decision; !d.Permit {
+		e := ostiary.Errorf(ostiary.Denied, d.Code, "policy does not permit %s", x.request.Action.Name)
+		e.Reasons, e.Remedies = d.Reasons, d.Remedies
+		return nil, e
+	}
+	if x.intended.ID.IsZero() || x.intended.ID != x.intentID {
+		return nil, ostiary.Errorf(ostiary.Internal, "not_recorded", "the intent has no receipt")
+	}
+	x.bound = true
+	return &Clearance{dispatch: &Dispatch{
+		Request:     x.request,
+		Action:      &x.request.Action,
+		Digest:      x.request.Action.Digest(),
+		Target:      x.call.Target,
+		Intent:      x.intended,
+		Obligations: x.decision.Obligations,
+		Progress:    x.call.Progress,
+	}}, nil
+}
+
+// refuse ends an exchange that was not let through, or that failed on its
+// way, and returns the error the door will show, with its entry.
+func (g *Gate) refuse(ctx context.Context, x *exchange, cause error) error {
+	e := *ostiary.AsError(cause)
+	if x.subject.IsZero() {
+		// Nobody authenticated: an exact count, so that the log is no amplifier.
+		g.ledger.Count(x.call.Credentials.Remote, e.Kind.String()+":"+e.Code)
+		x.settled.Store(true)
+		g.flying.Done()
+		return &e
+	}
+	d := x.disposition(&e)
+	if d == ostiary.Refused && e.Kind == ostiary.Denied && x.decision.Requestable() && g.holder != nil {
+		id, err := g.holder.Hold(ctx, x.request, &x.decision)
+		if err != nil {
+			e = *ostiary.AsError(err)
+		} else {
+			d, e.Code, e.Field = ostiary.Held, "held", id
+		}
+	}
+	if err := g.settle(ctx, x, d, &e); err != nil {
+		// What could not be recorded is not explained either.
+		return ostiary.Errorf(ostiary.Unavailable, "not_recorded", "the ledger cannot record this call").Because(errors.Join(cause, err))
+	}
+	e.Entry = x.ref()
+	return &e
+}
+
+// disposition says what became of an exchange that ended with an error.
+// Before the clearance nothing left. After it, only egress's own word that
+// nothing was sent makes it Failed; everything else may have happened.
+func (x *exchange) disposition(e *ostiary.Error) ostiary.Disposition {
+	switch {
+	case !x.bound:
+		return ostiary.Refused
+	case errors.Is(e, ErrNotSent):
+		return ostiary.Failed
+	default:
+		return ostiary.Unknown
+	}
+}
+
+// bug turns a panic into a refusal. The text goes to our log, not to the
+// caller.
+func (g *Gate) bug(p any) error {
+	g.log.Error("panic in the flow", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	return ostiary.Errorf(ostiary.Internal, "panic", "internal error").Because(fmt.Errorf("panic: %v", p))
+}
+
+func newEntryID() (id ostiary.EntryID) {
+	rand.Read(id[:])
+	return id
+}
