@@ -1,0 +1,143 @@
+package gate
+
+import (
+	"context"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+// Tools looks up pinned definitions. Answers come from memory and name the
+// state of the tool as it is now. Safe for concurrent use.
+type Tools interface {
+	Tool(server, kind, name string) (*ostiary.Tool, bool)
+}
+
+// AgentFacts is what the registry knows about an agent.
+type AgentFacts struct {
+	Zone    string
+	Roles   []string
+	Posture ostiary.Posture
+	Mandate ostiary.Mandate // the subject's, verified
+}
+
+// Registry knows agents and their mandates. Answers come from memory, as
+// fresh as the revocation epoch the subject was checked against. Safe for
+// concurrent use.
+type Registry interface {
+	AgentFacts(s *ostiary.Subject) (AgentFacts, error)
+}
+
+// SessionFacts is a session with its history.
+type SessionFacts struct {
+	Session ostiary.Session
+	Taint   []string // sorted; the caller must not change it
+	Reads   int64    // results of untrusted servers read
+}
+
+// Sessions issues and finds sessions. Answers come from memory, except the
+// first for a (agent, principal, mandate). Safe for concurrent use.
+type Sessions interface {
+	Session(ctx context.Context, s *ostiary.Subject, m ostiary.MandateID) (SessionFacts, error)
+}
+
+// Containments knows how far agents, tools and servers are cut off. It
+// answers NotEstablished while it is not certain. Safe for concurrent use.
+type Containments interface {
+	Level(s *ostiary.Subject, a *ostiary.Action) ostiary.Containment
+}
+
+// Resolver is the gate's Facts: it gathers everything known now about a call
+// from memory. Engines that do not exist yet have honest neutral answers
+// here: risk 0 at level low, arguments labelled unknown.
+type Resolver struct {
+	Tools        Tools
+	Registry     Registry
+	Sessions     Sessions
+	Containments Containments
+	Servers      map[string]ostiary.Resource // by configured name; fixed for the resolver's life
+	Own          ostiary.Resource            // the gateway itself, for calls that name no server
+	Clock        func() time.Time
+}
+
+// unknown labels an argument whose origin nobody can tell.
+var unknown = ostiary.Label{Sources: []string{"unknown"}}
+
+// Resolve implements Facts.
+func (f *Resolver) Resolve(ctx context.Context, s ostiary.Subject, call *Call) (*ostiary.Request, error) {
+	r := &ostiary.Request{Subject: s, Action: call.Action}
+	if err := f.resource(r); err != nil {
+		return nil, err
+	}
+	if err := f.pin(&r.Action); err != nil {
+		return nil, err
+	}
+	agent, err := f.Registry.AgentFacts(&s)
+	if err != nil {
+		return nil, err
+	}
+	session, err := f.Sessions.Session(ctx, &s, agent.Mandate.ID)
+	if err != nil {
+		return nil, err
+	}
+	r.Context = ostiary.Context{
+		Now: f.Clock(), Principal: s.Principal, Mandate: agent.Mandate, Session: session.Session,
+		Posture: agent.Posture, Zone: agent.Zone, Roles: agent.Roles,
+		Risk:        ostiary.Risk{Score: 0, Level: "low"},
+		Containment: f.Containments.Level(&s, &r.Action),
+		Labels:      labels(r.Action.Arguments), Taint: session.Taint, ReadsTainted: session.Reads,
+	}
+	return r, nil
+}
+
+func (f *Resolver) resource(r *ostiary.Request) error {
+	if r.Action.Server == "" {
+		r.Resource = f.Own
+		return nil
+	}
+	res, ok := f.Servers[r.Action.Server]
+	if !ok {
+		return ostiary.Errorf(ostiary.NotFound, "unknown_server", "there is no server of that name")
+	}
+	r.Resource = res
+	return nil
+}
+
+// pinned lists the methods that call a pinned definition by name.
+var pinned = map[string]string{"tools/call": "tool", "prompts/get": "prompt"}
+
+// pin finds the accepted definition of a tool or prompt. One that is not
+// pinned does not exist for the caller; one that changed is another tool
+// until a person accepts it.
+func (f *Resolver) pin(a *ostiary.Action) error {
+	kind, ok := pinned[a.Method]
+	if !ok {
+		return nil
+	}
+	t, ok := f.Tools.Tool(a.Server, kind, a.Tool)
+	if !ok {
+		return ostiary.Errorf(ostiary.NotFound, "unknown_"+kind, "there is no such %s", kind)
+	}
+	switch t.State {
+	case ostiary.ToolPinned:
+		a.Pin = t.Pin
+		return nil
+	case ostiary.ToolChanged:
+		return ostiary.Errorf(ostiary.Denied, "tool_changed", "the definition of %s changed after it was accepted; an operator must accept it again", a.Name)
+	case ostiary.ToolQuarantined:
+		return ostiary.Errorf(ostiary.Denied, "tool_quarantined", "the definition of %s is quarantined; an operator must review it", a.Name)
+	default:
+		return ostiary.Errorf(ostiary.NotFound, "unknown_"+kind, "there is no such %s", kind)
+	}
+}
+
+func labels(args ostiary.Value) map[string]ostiary.Label {
+	if args.Len() == 0 {
+		return nil
+	}
+	m := make(map[string]ostiary.Label, args.Len())
+	for name := range args.Members() {
+		m[name] = unknown
+	}
+	return m
+}

@@ -1,0 +1,155 @@
+// Package provenance knows where data came from: the sessions the gateway
+// issues, what tainted them, and (as it grows) the label of every value.
+//
+// It guarantees that a session belongs to one (agent, principal, mandate) for
+// as long as the mandate lives, whatever the client does, and that its taint
+// only grows: a source is stored durably before the first byte from it is
+// released, so neither reconnecting nor restarting sheds it. It trusts its
+// SessionStore to be durable. It decides nothing.
+package provenance
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+// maxCached bounds the sessions held in memory. Beyond it the oldest half is
+// dropped and read again from the store when needed; their read counts since
+// start-up are lost with them, so it is far above any real fleet of agents.
+const maxCached = 100_000
+
+// storeTimeout bounds a write of taint, which happens once per session and
+// source.
+const storeTimeout = 10 * time.Second
+
+// Sessions issues sessions and remembers their taint. Safe for concurrent use.
+type Sessions struct {
+	store SessionStore
+	clock func() time.Time
+
+	mu    sync.RWMutex
+	byKey map[key]*session
+	byID  map[ostiary.SessionID]*session
+}
+
+type key struct {
+	agent     ostiary.AgentID
+	principal ostiary.PrincipalID
+	mandate   ostiary.MandateID
+}
+
+type session struct {
+	key     key
+	id      ostiary.SessionID
+	started time.Time
+
+	mu     sync.RWMutex
+	taint  []string // sorted; replaced, never changed in place
+	reads  int64
+	spoilt bool // a taint could not be stored: the session is unusable until it can
+}
+
+// NewSessions returns sessions backed by store.
+func NewSessions(store SessionStore, clock func() time.Time) *Sessions {
+	return &Sessions{store: store, clock: clock, byKey: map[key]*session{}, byID: map[ostiary.SessionID]*session{}}
+}
+
+// State is a session with its history at one moment.
+type State struct {
+	Session ostiary.Session
+	Taint   []string // sorted; must not be changed
+	Reads   int64    // results of untrusted servers read since this process started
+}
+
+// Open returns the session of the triple, issuing one if there is none.
+// Unavailable if the store cannot answer.
+func (s *Sessions) Open(ctx context.Context, agent ostiary.AgentID, principal ostiary.PrincipalID, mandate ostiary.MandateID) (State, error) {
+	k := key{agent, principal, mandate}
+	s.mu.RLock()
+	found := s.byKey[k]
+	s.mu.RUnlock()
+	if found == nil {
+		var err error
+		if found, err = s.load(ctx, k); err != nil {
+			return State{}, err
+		}
+	}
+	return found.state()
+}
+
+func (x *session) state() (State, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if x.spoilt {
+		return State{}, ostiary.Errorf(ostiary.Unavailable, "taint_not_stored", "the session's history could not be stored")
+	}
+	return State{ostiary.Session{ID: x.id, Started: x.started}, x.taint, x.reads}, nil
+}
+
+func (s *Sessions) load(ctx context.Context, k key) (*session, error) {
+	var id [16]byte
+	rand.Read(id[:])
+	rec, err := s.store.OpenSession(ctx, SessionRecord{
+		ID: ostiary.SessionID(hex.EncodeToString(id[:])), Agent: k.agent, Principal: k.principal, Mandate: k.mandate, Started: s.clock(),
+	})
+	if err != nil {
+		return nil, ostiary.Errorf(ostiary.Unavailable, "sessions", "sessions cannot be read").Because(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.byKey[k]; x != nil {
+		return x, nil // another call was faster
+	}
+	if len(s.byKey) >= maxCached {
+		s.forgetHalf()
+	}
+	slices.Sort(rec.Taint)
+	x := &session{key: k, id: rec.ID, started: rec.Started, taint: rec.Taint}
+	s.byKey[k], s.byID[rec.ID] = x, x
+	return x, nil
+}
+
+func (s *Sessions) forgetHalf() {
+	n := len(s.byKey) / 2
+	for k, x := range s.byKey {
+		if n--; n < 0 {
+			return
+		}
+		delete(s.byKey, k)
+		delete(s.byID, x.id)
+	}
+}
+
+// Taint records that content of a source entered the session. It returns when
+// the taint is durable. If it cannot be stored, the session is refused from
+// then on until it can: labels never fall because a disk failed.
+func (s *Sessions) Taint(id ostiary.SessionID, source string) {
+	s.mu.RLock()
+	x := s.byID[id]
+	s.mu.RUnlock()
+	if x == nil {
+		// Forgotten from memory; the store still knows it.
+		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+		defer cancel()
+		_ = s.store.TaintSession(ctx, id, source)
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.reads++
+	if _, have := slices.BinarySearch(x.taint, source); have && !x.spoilt {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	x.spoilt = s.store.TaintSession(ctx, id, source) != nil
+	if i, have := slices.BinarySearch(x.taint, source); !have {
+		x.taint = slices.Insert(slices.Clone(x.taint), i, source)
+	}
+}
