@@ -1,0 +1,430 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/ostiary/ostiary"
+)
+
+// Config is the one configuration file. Its comments are the manual; see
+// docs/reference/config.md. Unknown keys are errors. Relative paths are
+// relative to the file's own folder.
+type Config struct {
+	// Deployment names the whole installation in log origins. Default "ostiary".
+	Deployment string `yaml:"deployment"`
+	// Gateway names this gateway; it owns the log <deployment>/<gateway>/<month>. Default "gw1".
+	Gateway string `yaml:"gateway"`
+	// TrustDomain is the SPIFFE trust domain of the agents this installation enrols. Required.
+	TrustDomain string `yaml:"trust_domain"`
+	// Data is the folder of the embedded store, the log and the keys. Created with mode 0700. Default "ostiary-data".
+	Data string `yaml:"data"`
+	// Policy is the folder of Cedar policies. Default "policy".
+	Policy string `yaml:"policy"`
+
+	Listen  Listen            `yaml:"listen"`
+	Servers map[string]Server `yaml:"servers"`
+
+	Identity IdentityConfig `yaml:"identity"`
+	Ledger   LedgerConfig   `yaml:"ledger"`
+	Tools    ToolsConfig    `yaml:"tools"`
+
+	file string
+	root *yaml.Node
+}
+
+// Listen says where agents and operators reach the gateway.
+type Listen struct {
+	// Agents is the TLS address for agents: mutual TLS with an SVID, or a bearer token. Default "127.0.0.1:8443".
+	Agents string `yaml:"agents"`
+	// Names are further DNS names or addresses in the gateway's own certificate, beside localhost.
+	Names []string `yaml:"names"`
+	// Loopback is a plain-HTTP address for clients that can only send a bearer token. It must be a loopback
+	// address: whoever can read loopback traffic on this machine can read the token. Default: off.
+	Loopback string `yaml:"loopback"`
+	// Control is the Unix socket of the operator's commands. Default "<data>/control.sock". Only the user the
+	// gateway runs as, and root, may use it.
+	Control string `yaml:"control"`
+	// Origins are the browser origins that may call the MCP endpoints. Default: none.
+	Origins []string `yaml:"origins"`
+}
+
+// Server is one tool server behind the gate: remote (url) or a process the
+// gateway starts (command).
+type Server struct {
+	// URL of a streamable-HTTP MCP server.
+	URL string `yaml:"url"`
+	// Command and arguments of a stdio MCP server, exactly as they will be executed; no shell.
+	Command []string `yaml:"command"`
+	// Env is the whole environment of the process; nothing is inherited.
+	Env map[string]string `yaml:"env"`
+	// Dir is the working directory of the process.
+	Dir string `yaml:"dir"`
+	// Digest is the SHA-256 of the executable, in hex. If set, a different executable is not started.
+	Digest string `yaml:"digest"`
+	// Zone the server belongs to. Default "default".
+	Zone string `yaml:"zone"`
+	// Trusted labels all results of this server as trusted: they do not taint a session. What an attacker gains
+	// by writing to a trusted server is that agents' later actions count as uninfluenced.
+	Trusted bool `yaml:"trusted"`
+	// AllowAddresses lists private or loopback networks (CIDR) the server's name may resolve to. Public addresses
+	// are always allowed, everything else never. A network listed here can be reached by whoever controls the
+	// server's name.
+	AllowAddresses []string `yaml:"allow_addresses"`
+	// Bearer is a file holding the credential the gateway presents to this server. Agents never see it.
+	Bearer string `yaml:"bearer_file"`
+}
+
+// IdentityConfig sets lifetimes.
+type IdentityConfig struct {
+	// SVIDLife of agents' certificates: 1m to 1h. Default 15m.
+	SVIDLife Duration `yaml:"svid_life"`
+	// TokenLife of bearer tokens: at most 10m. Default 10m.
+	TokenLife Duration `yaml:"token_life"`
+	// MandateLife of the standing mandate written at enrolment. Default 90 days.
+	MandateLife Duration `yaml:"mandate_life"`
+}
+
+// LedgerConfig sets the log.
+type LedgerConfig struct {
+	// SegmentSize of log files: 1MiB to 1GiB. Default 64MiB.
+	SegmentSize Size `yaml:"segment_size"`
+	// MaxActionTime after which an action without an outcome is Unknown. Default 15m.
+	MaxActionTime Duration `yaml:"max_action_time"`
+}
+
+// ToolsConfig sets how definitions are watched.
+type ToolsConfig struct {
+	// Recheck is how often each server's definitions are compared with the accepted ones. Default 60s.
+	Recheck Duration `yaml:"recheck"`
+}
+
+// Duration is a time.Duration written like 15m or 90d.
+type Duration time.Duration
+
+// UnmarshalYAML reads a duration.
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	s := n.Value
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		if v, err := strconv.Atoi(days); err == nil && v >= 0 && v <= 36500 {
+			*d = Duration(time.Duration(v) * 24 * time.Hour)
+			return nil
+		}
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf("line %d: %q is no duration; write for example 30s, 15m or 90d", n.Line, s)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Size is a number of bytes written like 64MiB.
+type Size int64
+
+// UnmarshalYAML reads a size.
+func (z *Size) UnmarshalYAML(n *yaml.Node) error {
+	for suffix, unit := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if num, ok := strings.CutSuffix(n.Value, suffix); ok {
+			v, err := strconv.ParseInt(strings.TrimSpace(num), 10, 32)
+			if err != nil || v <= 0 {
+				break
+			}
+			*z = Size(v * unit)
+			return nil
+		}
+	}
+	return fmt.Errorf("line %d: %q is no size; write for example 64MiB", n.Line, n.Value)
+}
+
+// maxConfig bounds the configuration file; a real one is a few kilobytes.
+const maxConfig = 1 << 20
+
+// ReadConfig reads and checks a configuration file. Every error names file,
+// line and key, and what to write instead.
+func ReadConfig(file string) (*Config, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, ostiary.Errorf(ostiary.Malformed, "config", "cannot read the configuration: %v", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil {
+		return nil, ostiary.Errorf(ostiary.Malformed, "config", "cannot read %s: %v", file, err)
+	}
+	if len(text) > maxConfig {
+		return nil, ostiary.Errorf(ostiary.Malformed, "config", "%s is larger than 1 MiB", file)
+	}
+	return ParseConfig(file, text)
+}
+
+// ParseConfig is ReadConfig for text already read; file names it in errors
+// and anchors relative paths.
+func ParseConfig(file string, text []byte) (*Config, error) {
+	c := &Config{file: file, root: &yaml.Node{}}
+	dec := yaml.NewDecoder(strings.NewReader(string(text)))
+	dec.KnownFields(true)
+	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		return nil, c.yamlError(err)
+	}
+	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
+		return nil, ostiary.Errorf(ostiary.Malformed, "config", "%s holds more than one document", file)
+	}
+	if err := yaml.Unmarshal(text, c.root); err != nil {
+		return nil, c.yamlError(err)
+	}
+	c.defaults()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+var (
+	unknownField = regexp.MustCompile(`line (\d+): field (\S+) not found in type \S*\.(\w+)`)
+	typeLine     = regexp.MustCompile(`line (\d+): (.*)`)
+)
+
+// yamlError turns the library's words into ours, with file, line and remedy.
+func (c *Config) yamlError(err error) error {
+	text := err.Error()
+	if m := unknownField.FindStringSubmatch(text); m != nil {
+		e := ostiary.Errorf(ostiary.Malformed, "unknown_key", "%s:%s: unknown key %q", c.file, m[1], m[2]).At(m[2])
+		if near := nearest(m[2], knownKeys()); near != "" {
+			e.Detail += fmt.Sprintf("; did you mean %q?", near)
+		}
+		return e
+	}
+	if m := typeLine.FindStringSubmatch(text); m != nil {
+		return ostiary.Errorf(ostiary.Malformed, "config", "%s:%s: %s", c.file, m[1], m[2])
+	}
+	return ostiary.Errorf(ostiary.Malformed, "config", "%s: %s", c.file, strings.TrimPrefix(text, "yaml: "))
+}
+
+func (c *Config) defaults() {
+	set := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	set(&c.Deployment, "ostiary")
+	set(&c.Gateway, "gw1")
+	set(&c.Data, "ostiary-data")
+	set(&c.Policy, "policy")
+	set(&c.Listen.Agents, "127.0.0.1:8443")
+	base := filepath.Dir(c.file)
+	for _, p := range []*string{&c.Data, &c.Policy} {
+		if !filepath.IsAbs(*p) {
+			*p = filepath.Join(base, *p)
+		}
+	}
+	set(&c.Listen.Control, filepath.Join(c.Data, "control.sock"))
+	dur := func(d *Duration, v time.Duration) {
+		if *d == 0 {
+			*d = Duration(v)
+		}
+	}
+	dur(&c.Identity.SVIDLife, 15*time.Minute)
+	dur(&c.Identity.TokenLife, 10*time.Minute)
+	dur(&c.Identity.MandateLife, 90*24*time.Hour)
+	dur(&c.Ledger.MaxActionTime, 15*time.Minute)
+	dur(&c.Tools.Recheck, time.Minute)
+	if c.Ledger.SegmentSize == 0 {
+		c.Ledger.SegmentSize = 64 << 20
+	}
+	for name, s := range c.Servers {
+		set(&s.Zone, "default")
+		if s.Dir != "" && !filepath.IsAbs(s.Dir) {
+			s.Dir = filepath.Join(base, s.Dir)
+		}
+		if s.Bearer != "" && !filepath.IsAbs(s.Bearer) {
+			s.Bearer = filepath.Join(base, s.Bearer)
+		}
+		c.Servers[name] = s
+	}
+}
+
+var (
+	nameRule  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	trustRule = regexp.MustCompile(`^[a-z0-9._-]{1,255}$`)
+)
+
+// check refuses what cannot work or would widen trust by accident.
+func (c *Config) check() error {
+	if !trustRule.MatchString(c.TrustDomain) {
+		return c.bad("trust_domain", "it is required: lower-case letters, digits, dots, dashes; for example example.org")
+	}
+	for key, v := range map[string]string{"deployment": c.Deployment, "gateway": c.Gateway} {
+		if !nameRule.MatchString(v) {
+			return c.bad(key, "use lower-case letters, digits and dashes, at most 63")
+		}
+	}
+	if c.Gateway == "deployment" {
+		return c.bad("gateway", "that name belongs to the deployment's own log")
+	}
+	if err := c.checkListen(); err != nil {
+		return err
+	}
+	type bound struct {
+		key       string
+		v, lo, hi Duration
+	}
+	for _, b := range []bound{
+		{"identity.svid_life", c.Identity.SVIDLife, Duration(time.Minute), Duration(time.Hour)},
+		{"identity.token_life", c.Identity.TokenLife, Duration(10 * time.Second), Duration(10 * time.Minute)},
+		{"identity.mandate_life", c.Identity.MandateLife, Duration(time.Minute), Duration(366 * 24 * time.Hour)},
+		{"ledger.max_action_time", c.Ledger.MaxActionTime, Duration(time.Second), Duration(24 * time.Hour)},
+		{"tools.recheck", c.Tools.Recheck, Duration(time.Second), Duration(24 * time.Hour)},
+	} {
+		if b.v < b.lo || b.v > b.hi {
+			return c.bad(b.key, fmt.Sprintf("%v is outside %v to %v", time.Duration(b.v), time.Duration(b.lo), time.Duration(b.hi)))
+		}
+	}
+	if c.Ledger.SegmentSize < 1<<20 || c.Ledger.SegmentSize > 1<<30 {
+		return c.bad("ledger.segment_size", "use 1MiB to 1GiB")
+	}
+	names := make([]string, 0, len(c.Servers))
+	for name := range c.Servers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if err := c.checkServer(name, c.Servers[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkListen() error {
+	if _, _, err := net.SplitHostPort(c.Listen.Agents); err != nil {
+		return c.bad("listen.agents", "write host:port, for example 127.0.0.1:8443")
+	}
+	if c.Listen.Loopback != "" {
+		host, _, err := net.SplitHostPort(c.Listen.Loopback)
+		if err != nil {
+			return c.bad("listen.loopback", "write host:port, for example 127.0.0.1:8080")
+		}
+		if a, err := netip.ParseAddr(host); err != nil || !a.Unmap().IsLoopback() {
+			return c.bad("listen.loopback", "it must be a loopback address such as 127.0.0.1: tokens travel in the clear here")
+		}
+	}
+	for _, o := range c.Listen.Origins {
+		if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" {
+			return c.bad("listen.origins", fmt.Sprintf("%q is no origin; write scheme://host[:port]", o))
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkServer(name string, s Server) error {
+	key := "servers." + name
+	if !nameRule.MatchString(name) || strings.Contains(name, "___") {
+		return c.bad(key, "name servers with lower-case letters, digits and dashes, at most 63")
+	}
+	if (s.URL == "") == (len(s.Command) == 0) {
+		return c.bad(key, "give either url (a remote server) or command (a process to start)")
+	}
+	if s.URL != "" {
+		u, err := url.Parse(s.URL)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.Fragment != "" {
+			return c.bad(key+".url", "write an http or https URL without user name or fragment")
+		}
+		if len(s.Env) > 0 || s.Dir != "" || s.Digest != "" {
+			return c.bad(key, "env, dir and digest belong to a command, not to a url")
+		}
+	}
+	if s.Bearer != "" && s.URL == "" {
+		return c.bad(key+".bearer_file", "a credential header belongs to a url; give a process its secrets by env")
+	}
+	if s.Digest != "" {
+		if _, err := ostiary.ParseDigest(s.Digest); err != nil {
+			return c.bad(key+".digest", "write the SHA-256 of the executable as 64 lower-case hex digits")
+		}
+	}
+	for _, a := range s.AllowAddresses {
+		if _, err := netip.ParsePrefix(a); err != nil {
+			return c.bad(key+".allow_addresses", fmt.Sprintf("%q is no network; write for example 127.0.0.1/32", a))
+		}
+	}
+	return nil
+}
+
+// bad makes the error for one key, with the line it stands on.
+func (c *Config) bad(key, remedy string) error {
+	where := c.file
+	if line := lineOf(c.root, strings.Split(key, ".")); line > 0 {
+		where += ":" + strconv.Itoa(line)
+	}
+	return ostiary.Errorf(ostiary.Malformed, "config", "%s: %s: %s", where, key, remedy).At(key)
+}
+
+// lineOf finds the line of the deepest key of the path that is there.
+func lineOf(n *yaml.Node, path []string) int {
+	if n == nil {
+		return 0
+	}
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		return lineOf(n.Content[0], path)
+	}
+	if len(path) > 0 && n.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == path[0] {
+				if deeper := lineOf(n.Content[i+1], path[1:]); len(path) > 1 && deeper > 0 {
+					return deeper
+				}
+				return n.Content[i].Line
+			}
+		}
+	}
+	return 0
+}
+
+func knownKeys() []string {
+	return []string{"deployment", "gateway", "trust_domain", "data", "policy", "listen", "servers", "identity", "ledger", "tools",
+		"agents", "names", "loopback", "control", "origins", "url", "command", "env", "dir", "digest", "zone", "trusted",
+		"allow_addresses", "bearer_file", "svid_life", "token_life", "mandate_life", "segment_size", "max_action_time", "recheck"}
+}
+
+// nearest returns the word closest to s, "" if none is close.
+func nearest(s string, words []string) string {
+	best, dist := "", 3
+	for _, w := range words {
+		if d := distance(s, w); d < dist {
+			best, dist = w, d
+		}
+	}
+	return best
+}
+
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		prev := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			prev, row[j] = row[j], min(row[j]+1, row[j-1]+1, prev+cost)
+		}
+	}
+	return row[len(b)]
+}
