@@ -134,14 +134,15 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte("redacted"), nil }
 // Credentials are what a connection proved about its far end. The door fills
 // them in; only identity reads them. A zero Credentials proves nothing.
 type Credentials struct {
-	Peer     *x509.Certificate // the verified client certificate's leaf, nil without mutual TLS
-	Verified bool              // the TLS layer verified Peer against our trust bundle
-	Bearer   Secret            // a bearer token from the Authorization header
-	Audience string            // the resource the caller addressed, for audience checks
-	Loopback bool              // the connection came over a loopback address
-	Self     *Self             // set for calls the gateway makes on its own behalf
-	Held     *Subject          // set when a held call restarts: the subject it was held for
-	Remote   string            // address of the far end, for counting entries only
+	Peer      *x509.Certificate // the verified client certificate's leaf, nil without mutual TLS
+	Verified  bool              // the TLS layer verified Peer against our trust bundle
+	Bearer    Secret            // a bearer token from the Authorization header
+	Audience  string            // the resource the caller addressed, for audience checks
+	Loopback  bool              // the connection came over a loopback address
+	Encrypted bool              // the connection is TLS under the gateway's own certificate
+	Self      *Self             // set for calls the gateway makes on its own behalf
+	Held      *Subject          // set when a held call restarts: the subject it was held for
+	Remote    string            // address of the far end, for counting entries only
 }
 
 // Self is an unforgeable mark, made once by identity and held by control,

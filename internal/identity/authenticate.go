@@ -1,0 +1,153 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+// Authenticate returns who the credentials prove, as things stand now. It
+// reads memory only. It is called for each request: a credential that was
+// good a moment ago may have been revoked since.
+//
+// Exactly one credential must be shown: of two, either could be the one that
+// some later reader believes. Everything that is not a proof is
+// Unauthenticated, with the reason only in the error's cause; an agent that
+// proved itself and is disabled, or whose mandate has ended, is Denied.
+func (a *Authority) Authenticate(_ context.Context, c ostiary.Credentials) (ostiary.Subject, error) {
+	d := a.dir.Load()
+	if a.lease > 0 && a.clock.read().Sub(d.loaded) > a.lease {
+		return ostiary.Subject{}, ostiary.Errorf(ostiary.Unavailable, "registry_stale", "who is enrolled cannot be confirmed just now")
+	}
+	now := a.clock.Now()
+	switch shown := count(c.Peer != nil) + count(!c.Bearer.IsZero()) + count(c.Self != nil) + count(c.Held != nil); {
+	case shown == 0:
+		return ostiary.Subject{}, ostiary.Errorf(ostiary.Unauthenticated, "no_credentials", "credentials are required: an SVID over mutual TLS, or a bearer token")
+	case shown > 1:
+		return refuse(errors.New("more than one credential"))
+	case c.Peer != nil:
+		return a.fromSVID(d, now, c)
+	case c.Self != nil:
+		return a.fromSelf(d, c.Self)
+	case c.Held != nil:
+		return a.fromHeld(d, now, c.Held)
+	}
+	return a.fromToken(d, now, c)
+}
+
+func count(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// refuse is the one answer to every proof that is none. The reason is for our
+// log only.
+func refuse(why error) (ostiary.Subject, error) {
+	return ostiary.Subject{}, ostiary.Errorf(ostiary.Unauthenticated, "credentials", "the credentials were not accepted").Because(why)
+}
+
+func (a *Authority) fromSVID(d *directory, now time.Time, c ostiary.Credentials) (ostiary.Subject, error) {
+	if !c.Verified {
+		return refuse(errors.New("the certificate was not verified on the connection"))
+	}
+	p, err := a.verifyPeer(c.Peer, now)
+	if err != nil {
+		return refuse(err)
+	}
+	if why := d.revoked(p.agent, p.key, p.serial, p.issued, p.epoch); why != "" {
+		return refuse(errors.New(why))
+	}
+	g, err := d.stands(now, p.agent, "")
+	if err != nil {
+		return ostiary.Subject{}, err
+	}
+	return ostiary.Subject{
+		Agent: p.agent, Principal: g.Principal, Chain: g.chain, Key: p.key, Bound: true, Mandate: g.Mandate,
+		Via: ostiary.ViaSVID, Serial: p.serial, Issued: p.issued, Expires: p.ends, Epoch: d.epoch,
+	}, nil
+}
+
+func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials) (ostiary.Subject, error) {
+	if !c.Encrypted && !c.Loopback {
+		return refuse(errors.New("a bearer token over plain HTTP from another machine"))
+	}
+	t, err := a.tokens.verify(accessToken, string(c.Bearer.Reveal()), c.Audience, now)
+	if err != nil {
+		return refuse(err)
+	}
+	if why := d.revoked(t.agent, ostiary.Digest{}, t.serial.String(), t.serial.issued(), t.serial.epoch()); why != "" {
+		return refuse(errors.New(why))
+	}
+	g, err := d.stands(now, t.agent, t.mandate)
+	if err != nil {
+		return ostiary.Subject{}, err
+	}
+	if g.Principal != t.principal {
+		return refuse(errors.New("the agent's principal has changed since the token was issued"))
+	}
+	return ostiary.Subject{
+		Agent: t.agent, Principal: g.Principal, Chain: g.chain, Mandate: t.mandate,
+		Via: ostiary.ViaToken, Serial: t.serial.String(), Issued: t.serial.issued(), Expires: t.expires, Epoch: d.epoch,
+	}, nil
+}
+
+// fromSelf compares pointers: the mark cannot be made by anyone else.
+func (a *Authority) fromSelf(d *directory, self *ostiary.Self) (ostiary.Subject, error) {
+	if self != a.self {
+		return refuse(errors.New("not this authority's own mark"))
+	}
+	return ostiary.Subject{
+		Agent: self.Agent, Principal: gatewayPrincipal, Chain: []ostiary.AgentID{self.Agent}, Bound: true,
+		Mandate: GatewayMandate, Via: ostiary.ViaSelf, Epoch: d.epoch,
+	}, nil
+}
+
+// fromHeld confirms a stored subject again. Its credential may have expired
+// meanwhile, as people take their time; it must not have been revoked since
+// it was last checked, and its mandate must still be in force.
+func (a *Authority) fromHeld(d *directory, now time.Time, h *ostiary.Subject) (ostiary.Subject, error) {
+	if h.IsZero() || h.Via == ostiary.ViaNothing || h.Via == ostiary.ViaSelf || h.Mandate == "" {
+		return refuse(errors.New("the held subject was never authenticated"))
+	}
+	if why := d.revoked(h.Agent, h.Key, h.Serial, h.Issued, h.Epoch); why != "" {
+		return refuse(errors.New(why))
+	}
+	g, err := d.stands(now, h.Agent, h.Mandate)
+	if err != nil {
+		return ostiary.Subject{}, err
+	}
+	if g.Principal != h.Principal {
+		return refuse(errors.New("the agent's principal has changed since"))
+	}
+	s := *h
+	s.Via, s.Epoch = ostiary.ViaHeld, d.epoch
+	return s, nil
+}
+
+// stands returns the agent if it may act now: enrolled, not disabled, and its
+// mandate ("" is its standing one) in force.
+func (d *directory) stands(now time.Time, id ostiary.AgentID, m ostiary.MandateID) (*agent, error) {
+	g, ok := d.agents[id]
+	if !ok {
+		_, err := refuse(errors.New("the agent is not enrolled"))
+		return nil, err
+	}
+	if g.Disabled {
+		return nil, ostiary.Errorf(ostiary.Denied, "agent_disabled", "this agent is disabled")
+	}
+	if m == "" {
+		m = g.Mandate
+	}
+	s, ok := d.mandates[m]
+	if !ok || d.undone[m] || s.Agent != id {
+		return nil, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the mandate this agent acts under is revoked or unknown")
+	}
+	if now.Before(s.NotBefore) || !now.Before(s.Expires) {
+		return nil, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the mandate this agent acts under is not in force now: enrol the agent again")
+	}
+	return g, nil
+}

@@ -1,0 +1,295 @@
+package identity
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+const (
+	rootLife         = 10 * 365 * 24 * time.Hour
+	intermediateLife = 365 * 24 * time.Hour
+
+	// MaxCSR bounds a signing request: one with a 4096-bit RSA key and a
+	// few extensions is below 2 KiB.
+	MaxCSR = 8 << 10
+
+	maxRSA = 4096 // bits; a larger modulus only costs us time to verify
+	minRSA = 2048
+
+	maxPEM = 64 << 10 // bytes of our own certificate files
+)
+
+// ca signs SVIDs with the intermediate. The root's key is asked for only when
+// a new intermediate must be signed, so it can be kept elsewhere meanwhile.
+type ca struct {
+	domain       string
+	root         *x509.Certificate
+	intermediate *x509.Certificate
+	signer       crypto.Signer // of the intermediate
+	roots        *x509.CertPool
+	between      *x509.CertPool
+}
+
+func openCA(domain, dir string, keys Keys, now time.Time) (*ca, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	c := &ca{domain: domain, roots: x509.NewCertPool(), between: x509.NewCertPool()}
+	var err error
+	if c.root, err = loadOrMakeRoot(domain, filepath.Join(dir, "root.pem"), keys, now); err != nil {
+		return nil, err
+	}
+	signer, err := keys.ECDSA("ca-intermediate")
+	if err != nil {
+		return nil, fmt.Errorf("key ca-intermediate: %w", err)
+	}
+	c.signer = signer
+	if c.intermediate, err = loadOrMakeIntermediate(c.root, signer, filepath.Join(dir, "intermediate.pem"), keys, now); err != nil {
+		return nil, err
+	}
+	c.roots.AddCert(c.root)
+	c.between.AddCert(c.intermediate)
+	if _, err := c.intermediate.Verify(x509.VerifyOptions{Roots: c.roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		return nil, fmt.Errorf("intermediate.pem does not lead to root.pem: %w", err)
+	}
+	return c, nil
+}
+
+func loadOrMakeRoot(domain, path string, keys Keys, now time.Time) (*x509.Certificate, error) {
+	cert, err := readCertificate(path)
+	if err == nil {
+		if len(cert.URIs) != 1 || cert.URIs[0].String() != "spiffe://"+domain {
+			return nil, fmt.Errorf("%s is not the root of trust domain %s", path, domain)
+		}
+		return cert, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	key, err := keys.ECDSA("ca-root")
+	if err != nil {
+		return nil, fmt.Errorf("key ca-root: %w", err)
+	}
+	t := authorityTemplate(domain, "root", now, rootLife)
+	t.MaxPathLen = 1
+	return makeCertificate(path, t, t, key.Public(), key)
+}
+
+func loadOrMakeIntermediate(root *x509.Certificate, key *ecdsa.PrivateKey, path string, keys Keys, now time.Time) (*x509.Certificate, error) {
+	cert, err := readCertificate(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	fresh := err == nil && now.Before(cert.NotAfter.Add(-intermediateLife/3)) && key.PublicKey.Equal(cert.PublicKey)
+	if fresh {
+		return cert, nil
+	}
+	rootKey, err := keys.ECDSA("ca-root")
+	if err != nil {
+		return nil, fmt.Errorf("key ca-root, needed to sign a new intermediate: %w", err)
+	}
+	if !rootKey.PublicKey.Equal(root.PublicKey) {
+		return nil, errors.New("a new intermediate is due, and the key ca-root is not the one of root.pem: bring the root's key back for this start")
+	}
+	t := authorityTemplate(root.URIs[0].Host, "intermediate", now, intermediateLife)
+	t.MaxPathLenZero = true
+	return makeCertificate(path, t, root, key.Public(), rootKey)
+}
+
+// authorityTemplate is a signing certificate: its SPIFFE ID has no path, so it
+// can never authenticate as a workload. See X509-SVID, section 4.
+func authorityTemplate(domain, name string, now time.Time, life time.Duration) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber:          newSerial(now, 0).big(),
+		Subject:               pkix.Name{Organization: []string{"Ostiary"}, CommonName: domain + " " + name},
+		URIs:                  []*url.URL{{Scheme: "spiffe", Host: domain}},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(life),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
+}
+
+func makeCertificate(path string, t, parent *x509.Certificate, pub crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, pub, signer)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeDurable(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+func readCertificate(path string) (*x509.Certificate, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, rest := pem.Decode(b)
+	if len(b) > maxPEM || block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("%s: want exactly one PEM certificate", path)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cert, nil
+}
+
+// grant is everything a certificate says beside its key. It comes from the
+// registry and the configuration, never from a signing request.
+type grant struct {
+	id     ostiary.AgentID
+	names  []string // DNS names, of the gateway only
+	ips    []net.IP // of the gateway only
+	serial serial
+	now    time.Time
+	life   time.Duration
+}
+
+// sign makes an X.509-SVID for the key. See X509-SVID, sections 2 to 4. It
+// returns the leaf and the intermediate, DER.
+func (c *ca) sign(g grant, pub crypto.PublicKey) ([][]byte, error) {
+	if err := acceptableKey(pub); err != nil {
+		return nil, err
+	}
+	uri, err := url.Parse(string(g.id))
+	if err != nil || g.id.TrustDomain() != c.domain || uri.Path == "" {
+		return nil, fmt.Errorf("%q is no workload of trust domain %s", g.id, c.domain)
+	}
+	end := g.now.Add(g.life)
+	if end.After(c.intermediate.NotAfter) {
+		end = c.intermediate.NotAfter
+	}
+	t := &x509.Certificate{
+		SerialNumber:          g.serial.big(),
+		URIs:                  []*url.URL{uri},
+		DNSNames:              g.names,
+		IPAddresses:           g.ips,
+		NotBefore:             g.now.Add(-backdate),
+		NotAfter:              end,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true, // cA false, said aloud
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, c.intermediate, pub, c.signer)
+	if err != nil {
+		return nil, err
+	}
+	return [][]byte{der, c.intermediate.Raw}, nil
+}
+
+// readCSR returns the one thing taken from a signing request: its key, proven
+// to be held by whoever made the request. Everything else in it is ignored.
+func readCSR(der []byte) (crypto.PublicKey, error) {
+	refuse := func(code, why string, err error) error {
+		return ostiary.Errorf(ostiary.Malformed, code, "%s", why).At("csr").Because(err)
+	}
+	if len(der) == 0 || len(der) > MaxCSR {
+		return nil, refuse("csr_size", fmt.Sprintf("a signing request has at most %d bytes", MaxCSR), nil)
+	}
+	csr, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return nil, refuse("csr", "not a PKCS #10 signing request in DER", err)
+	}
+	if err := acceptableKey(csr.PublicKey); err != nil {
+		return nil, refuse("csr_key", err.Error(), nil)
+	}
+	switch csr.SignatureAlgorithm {
+	case x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512, x509.PureEd25519,
+		x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA,
+		x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS:
+	default:
+		return nil, refuse("csr_signature", "the signing request is not signed with SHA-2", nil)
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return nil, refuse("csr_signature", "the signing request is not signed by the key in it", err)
+	}
+	return csr.PublicKey, nil
+}
+
+// acceptableKey is the list of keys we certify.
+func acceptableKey(pub crypto.PublicKey) error {
+	switch k := pub.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve == elliptic.P256() || k.Curve == elliptic.P384() {
+			return nil
+		}
+	case ed25519.PublicKey:
+		if len(k) == ed25519.PublicKeySize {
+			return nil
+		}
+	case *rsa.PublicKey:
+		if n := k.N.BitLen(); n >= minRSA && n <= maxRSA && k.E >= 65537 && k.E&1 == 1 {
+			return nil
+		}
+	}
+	return fmt.Errorf("the key must be ECDSA on P-256 or P-384, Ed25519, or RSA of %d to %d bits", minRSA, maxRSA)
+}
+
+// Bundle returns the trust bundle: the root certificates, PEM.
+func (a *Authority) Bundle() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.ca.root.Raw})
+}
+
+// Fingerprint returns the digest of the trust bundle: SHA-256 over the DER of
+// its certificates in their order. A client that is told it out of band can
+// take the bundle from an unproven connection.
+func (a *Authority) Fingerprint() ostiary.Digest { return ostiary.DigestOf(a.ca.root.Raw) }
+
+// writeDurable replaces a file so that after a crash it is either the old or
+// the new one, on disk when the function returns.
+func writeDurable(path string, b []byte, mode fs.FileMode) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if err = f.Chmod(mode); err != nil {
+		return err
+	}
+	if _, err = f.Write(b); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

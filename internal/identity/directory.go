@@ -1,0 +1,290 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+// directory is the registry as one request sees it: immutable, replaced whole.
+type directory struct {
+	epoch    uint64
+	loaded   time.Time
+	agents   map[ostiary.AgentID]*agent
+	mandates map[ostiary.MandateID]standing
+	ended    map[ostiary.AgentID]ending // the newest revocation of each agent
+	serials  map[string]bool
+	keys     map[string]bool
+	undone   map[ostiary.MandateID]bool
+}
+
+// agent is a record with what would otherwise be made anew on each request.
+type agent struct {
+	AgentRecord
+	chain []ostiary.AgentID // the agent alone; shared, so nobody appends to it
+}
+
+// standing is a verified mandate and the text it was verified from.
+type standing struct {
+	ostiary.Mandate
+	jws string
+}
+
+type ending struct {
+	epoch uint64
+	at    time.Time
+}
+
+// Refresh reads the registry into memory: call it when the registry may have
+// changed elsewhere, and on a timer. Requests see the state before or the
+// state after, never a mixture. On an error the state in memory stands, and
+// [Options.Lease] says for how long.
+//
+// The epoch never falls: a registry that was restored from a backup older
+// than a revocation is refused as Corrupt.
+func (a *Authority) Refresh(ctx context.Context) error {
+	a.refresh.Lock()
+	defer a.refresh.Unlock()
+	now := a.clock.Now()
+	agents, err := a.registry.Agents(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the agents: %w", err)
+	}
+	mandates, err := a.registry.Mandates(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the mandates: %w", err)
+	}
+	// Last, so that what ended is never older than what is in force.
+	epoch, revocations, err := a.registry.Revocations(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the revocations: %w", err)
+	}
+	if err := a.fence.raise(epoch); err != nil {
+		return err
+	}
+	d := &directory{
+		epoch: epoch, loaded: now,
+		agents:   make(map[ostiary.AgentID]*agent, len(agents)),
+		mandates: make(map[ostiary.MandateID]standing, len(mandates)+1),
+	}
+	for _, r := range agents {
+		r.Roles = slices.Clone(r.Roles)
+		d.agents[r.ID] = &agent{r, []ostiary.AgentID{r.ID}}
+	}
+	a.readMandates(d, mandates)
+	d.readRevocations(revocations)
+	a.dir.Store(d)
+	return nil
+}
+
+// readMandates verifies each stored mandate, once: its signed form is the
+// truth, the columns beside it must agree. One that does not verify is left
+// out, so that whoever stands on it is refused and nobody else is.
+func (a *Authority) readMandates(d *directory, records []MandateRecord) {
+	old := a.dir.Load()
+	for _, r := range records {
+		if old != nil {
+			if s, ok := old.mandates[r.ID]; ok && s.jws == r.JWS && s.Agent == r.Agent {
+				d.mandates[r.ID] = s
+				continue
+			}
+		}
+		m, err := a.mandates.Verify(r.JWS)
+		if err == nil && (m.ID != r.ID || m.Agent != r.Agent || m.ID == GatewayMandate) {
+			err = errors.New("the row and the signed mandate differ")
+		}
+		if err != nil {
+			a.log.Error("a stored mandate does not verify and is not used", "mandate", string(r.ID), "agent", string(r.Agent), "error", err)
+			continue
+		}
+		d.mandates[r.ID] = standing{m, r.JWS}
+	}
+	d.mandates[GatewayMandate] = standing{Mandate: ostiary.Mandate{
+		ID: GatewayMandate, Standing: true, Principal: gatewayPrincipal, Agent: a.self.Agent,
+		Purpose: "the gateway's own calls", Actions: []string{"*"}, Resources: []string{"*"},
+		NotBefore: time.Unix(0, 0).UTC(), Expires: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC),
+	}}
+}
+
+const gatewayPrincipal ostiary.PrincipalID = "service:ostiary"
+
+func (d *directory) readRevocations(all []Revocation) {
+	d.ended = map[ostiary.AgentID]ending{}
+	d.serials, d.keys, d.undone = map[string]bool{}, map[string]bool{}, map[ostiary.MandateID]bool{}
+	for _, r := range all {
+		switch r.Kind {
+		case RevokeAgent:
+			id := ostiary.AgentID(r.Subject)
+			e := d.ended[id]
+			e.epoch = max(e.epoch, r.Epoch)
+			if r.At.After(e.at) {
+				e.at = r.At
+			}
+			d.ended[id] = e
+		case RevokeSerial:
+			d.serials[r.Subject] = true
+		case RevokeKey:
+			d.keys[r.Subject] = true
+		case RevokeMandate:
+			d.undone[ostiary.MandateID(r.Subject)] = true
+		}
+	}
+}
+
+// revoked says why a credential has ended, "" if it has not. A credential
+// issued under an epoch before the agent's revocation has ended whatever the
+// clocks say.
+func (d *directory) revoked(id ostiary.AgentID, key ostiary.Digest, serial string, issued time.Time, epoch uint64) string {
+	if e, ok := d.ended[id]; ok && (epoch < e.epoch || !issued.After(e.at)) {
+		return "the agent was revoked"
+	}
+	if serial != "" && d.serials[serial] {
+		return "the credential was revoked"
+	}
+	if len(d.keys) > 0 && !key.IsZero() && d.keys[key.String()] {
+		return "the key was revoked"
+	}
+	return ""
+}
+
+// Agent returns an agent's record as of the last Refresh.
+func (a *Authority) Agent(id ostiary.AgentID) (AgentRecord, bool) {
+	if g, ok := a.dir.Load().agents[id]; ok {
+		return g.AgentRecord, true
+	}
+	return AgentRecord{}, false
+}
+
+// Agents returns every agent as of the last Refresh, sorted by name.
+func (a *Authority) Agents() []AgentRecord {
+	d := a.dir.Load()
+	out := make([]AgentRecord, 0, len(d.agents))
+	for _, g := range d.agents {
+		out = append(out, g.AgentRecord)
+	}
+	slices.SortFunc(out, func(x, y AgentRecord) int { return strings.Compare(string(x.ID), string(y.ID)) })
+	return out
+}
+
+// Mandate returns a mandate in force as of the last Refresh: verified, not
+// revoked. Whether it covers an action now is for [ostiary.Mandate.Covers].
+func (a *Authority) Mandate(id ostiary.MandateID) (ostiary.Mandate, bool) {
+	d := a.dir.Load()
+	m, ok := d.mandates[id]
+	if !ok || d.undone[id] {
+		return ostiary.Mandate{}, false
+	}
+	return m.Mandate, true
+}
+
+// Posture returns what is known of the agent's workload. An agent enrolled by
+// join token showed possession of the token, once; the gateway is itself.
+func (a *Authority) Posture(id ostiary.AgentID) ostiary.Posture {
+	if id == a.self.Agent {
+		return ostiary.Posture{OK: true, Method: "self", Appraised: a.clock.Now()}
+	}
+	r, ok := a.Agent(id)
+	if !ok || r.Disabled {
+		return ostiary.Posture{}
+	}
+	return ostiary.Posture{OK: true, Method: r.Method, Appraised: r.Enrolled}
+}
+
+// Epoch returns the revocation epoch in force.
+func (a *Authority) Epoch() uint64 { return a.dir.Load().epoch }
+
+// Revoke ends what r names, from now on, here at once and elsewhere as soon
+// as others refresh. The zero At is now; one in the future is made now.
+func (a *Authority) Revoke(ctx context.Context, r Revocation) (epoch uint64, err error) {
+	now := a.clock.Now()
+	if r.At.IsZero() || r.At.After(now) {
+		r.At = now
+	}
+	if err := r.check(); err != nil {
+		return 0, err
+	}
+	e := Event{What: "revoke", Detail: fmt.Sprintf("%s %s: %s", r.Kind, r.Subject, r.Reason)}
+	switch r.Kind {
+	case RevokeAgent:
+		e.Agent = ostiary.AgentID(r.Subject)
+	case RevokeMandate:
+		e.Mandate = ostiary.MandateID(r.Subject)
+	case RevokeSerial:
+		e.Serial = r.Subject
+	}
+	if err := a.record(ctx, e); err != nil {
+		return 0, fmt.Errorf("recording the revocation: %w", err)
+	}
+	if epoch, err = a.registry.Revoke(ctx, r); err != nil {
+		return 0, fmt.Errorf("storing the revocation: %w", err)
+	}
+	return epoch, a.Refresh(ctx)
+}
+
+func (r *Revocation) check() error {
+	ok := r.Subject != ""
+	switch r.Kind {
+	case RevokeAgent:
+		_, err := ostiary.ParseAgentID(r.Subject)
+		ok = err == nil
+	case RevokeSerial:
+		_, ok = parseSerial(r.Subject)
+	case RevokeKey:
+		d, err := ostiary.ParseDigest(r.Subject)
+		ok = err == nil && !d.IsZero()
+	case RevokeMandate:
+		ok = ok && len(r.Subject) <= 256
+	default:
+		return ostiary.Errorf(ostiary.Malformed, "revocation_kind", "%q cannot be revoked: agent, serial, key or mandate", r.Kind).At("kind")
+	}
+	if !ok {
+		return ostiary.Errorf(ostiary.Malformed, "revocation_subject", "%q names no %s", r.Subject, r.Kind).At("subject")
+	}
+	return nil
+}
+
+// fence is the highest epoch ever in force here, kept beside the keys and not
+// in the registry, so that restoring an old registry is noticed.
+type fence struct {
+	path string
+	at   uint64
+}
+
+func openFence(dir string) (*fence, error) {
+	f := &fence{path: filepath.Join(dir, "epoch")}
+	b, err := os.ReadFile(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if f.at, err = strconv.ParseUint(strings.TrimSuffix(string(b), "\n"), 10, 64); err != nil {
+		return nil, ostiary.Errorf(ostiary.Corrupt, "epoch_fence", "%s does not hold a number", f.path)
+	}
+	return f, nil
+}
+
+func (f *fence) raise(epoch uint64) error {
+	if epoch < f.at {
+		return ostiary.Errorf(ostiary.Corrupt, "epoch_fell",
+			"the registry knows revocation epoch %d, but epoch %d was in force here before: it was restored from an older backup, and revocations are missing", epoch, f.at)
+	}
+	if epoch == f.at {
+		return nil
+	}
+	if err := writeDurable(f.path, strconv.AppendUint(nil, epoch, 10), 0o600); err != nil {
+		return fmt.Errorf("raising the epoch fence: %w", err)
+	}
+	f.at = epoch
+	return nil
+}

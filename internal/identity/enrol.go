@@ -1,0 +1,311 @@
+package identity
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+// Limits of what a join token may say, so that no record grows without bound.
+const (
+	maxName  = 256 // bytes of a principal, owner, zone or role
+	maxRoles = 64
+)
+
+// joinPrefix marks a join token wherever it turns up, for people and for
+// secret scanners.
+const joinPrefix = "ostjoin_"
+
+// MintJoinToken makes a one-time right to enrol t.Agent with the attributes
+// in t, for life (0 is [DefaultJoinLife], at most [MaxJoinLife]). The secret
+// is returned once and stored nowhere: the registry keeps its hash. It is
+//
+//	ostjoin_<32 random bytes>.<fingerprint of the trust bundle>
+//
+// in base64url and hex, so that a client that knows nothing else can tell
+// this deployment from an impostor.
+func (a *Authority) MintJoinToken(ctx context.Context, t JoinToken, life time.Duration) (ostiary.Secret, JoinToken, error) {
+	none := ostiary.Secret{}
+	life = orDefault(life, DefaultJoinLife)
+	if life < 0 || life > MaxJoinLife {
+		return none, t, ostiary.Errorf(ostiary.Malformed, "join_life", "a join token lives at most %s", MaxJoinLife).At("life")
+	}
+	if err := a.checkJoin(&t); err != nil {
+		return none, t, err
+	}
+	var secret [32]byte
+	rand.Read(secret[:])
+	t.Hash = ostiary.DigestOf(secret[:])
+	t.Created = a.clock.Now()
+	t.Expires = t.Created.Add(life)
+	e := Event{What: "join_token", Agent: t.Agent, Principal: t.Principal, Detail: "a join token that expires " + t.Expires.Format(time.RFC3339)}
+	if err := a.record(ctx, e); err != nil {
+		return none, t, fmt.Errorf("recording the join token: %w", err)
+	}
+	if err := a.registry.CreateJoinToken(ctx, t); err != nil {
+		return none, t, fmt.Errorf("storing the join token: %w", err)
+	}
+	text := joinPrefix + base64.RawURLEncoding.EncodeToString(secret[:]) + "." + a.Fingerprint().String()
+	return ostiary.NewSecret([]byte(text)), t, nil
+}
+
+// checkJoin checks the attributes and gives the zone and roles their settled
+// form.
+func (a *Authority) checkJoin(t *JoinToken) error {
+	bad := func(field, why string) error {
+		return ostiary.Errorf(ostiary.Malformed, "join_token", "%s", why).At(field)
+	}
+	id, err := ostiary.ParseAgentID(string(t.Agent))
+	if err != nil {
+		return err
+	}
+	if id.TrustDomain() != a.domain {
+		return bad("agent", fmt.Sprintf("%s is not of trust domain %s", id, a.domain))
+	}
+	if strings.HasPrefix(string(id), "spiffe://"+a.domain+reservedPath) {
+		return bad("agent", "names below "+reservedPath+" are the gateway's own")
+	}
+	if kind, name, ok := strings.Cut(string(t.Principal), ":"); !ok || kind == "" || name == "" || !plain(string(t.Principal)) {
+		return bad("principal", "a principal is a kind, a colon and a name, for example person:dana")
+	}
+	if t.Zone == "" {
+		t.Zone = "default"
+	}
+	if t.Owner == "" {
+		t.Owner = string(t.Principal)
+	}
+	if !plain(t.Zone) || !plain(t.Owner) || len(t.Roles) > maxRoles {
+		return bad("owner", fmt.Sprintf("an owner and a zone are short words, and there are at most %d roles", maxRoles))
+	}
+	t.Roles = slices.Clone(t.Roles)
+	slices.Sort(t.Roles)
+	t.Roles = slices.Compact(t.Roles)
+	for _, r := range t.Roles {
+		if !plain(r) {
+			return bad("roles", fmt.Sprintf("a role is a word of at most %d bytes", maxName))
+		}
+	}
+	return nil
+}
+
+// plain reports whether s is a short name without control characters or
+// anything outside ASCII: names are shown to people and compared byte by
+// byte.
+func plain(s string) bool {
+	if s == "" || len(s) > maxName {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] < 0x21 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+// ParseJoinSecret splits a join token into its secret bytes and the
+// fingerprint of the deployment it is for, zero if it says none.
+func ParseJoinSecret(text string) (secret [32]byte, fingerprint ostiary.Digest, err error) {
+	fail := ostiary.Errorf(ostiary.Malformed, "join_token", "not a join token: it starts with %s", joinPrefix).At("token")
+	rest, ok := strings.CutPrefix(text, joinPrefix)
+	if !ok || len(rest) > 43+1+64 {
+		return secret, fingerprint, fail
+	}
+	rest, print, dotted := strings.Cut(rest, ".")
+	b, err := base64.RawURLEncoding.Strict().DecodeString(rest)
+	if err != nil || len(b) != len(secret) || len(rest) != 43 {
+		return secret, fingerprint, fail
+	}
+	copy(secret[:], b)
+	if dotted {
+		if fingerprint, err = ostiary.ParseDigest(print); err != nil || fingerprint.IsZero() {
+			return [32]byte{}, ostiary.Digest{}, fail
+		}
+	}
+	return secret, fingerprint, nil
+}
+
+// Enrol spends a join token for an SVID. The token is spent in the
+// transaction that writes the agent and its standing mandate, and only then
+// is a certificate signed: if its answer is lost, the agent needs a new
+// token. It returns the SVID and the intermediate, DER.
+func (a *Authority) Enrol(ctx context.Context, joinSecret string, csrDER []byte) ([][]byte, AgentRecord, error) {
+	pub, err := a.newKey(csrDER)
+	if err != nil {
+		return nil, AgentRecord{}, err
+	}
+	secret, print, err := ParseJoinSecret(joinSecret)
+	if err != nil {
+		return nil, AgentRecord{}, err
+	}
+	if !print.IsZero() && print != a.Fingerprint() {
+		return nil, AgentRecord{}, ostiary.Errorf(ostiary.Unauthenticated, "join_token", "the join token is for another deployment")
+	}
+	now := a.clock.Now()
+	record, err := a.registry.RedeemJoinToken(ctx, ostiary.DigestOf(secret[:]), now, func(t JoinToken) (AgentRecord, MandateRecord, error) {
+		return a.welcome(t, now)
+	})
+	if err != nil {
+		return nil, AgentRecord{}, joinRefusal(err)
+	}
+	if err := a.Refresh(ctx); err != nil {
+		return nil, record, fmt.Errorf("reading the registry after an enrolment: %w", err)
+	}
+	chain, err := a.issue(ctx, "enrol", record, pub)
+	return chain, record, err
+}
+
+// welcome is what an enrolment writes: the agent and its standing mandate,
+// which covers what policy allows, for as long as mandates live here.
+func (a *Authority) welcome(t JoinToken, now time.Time) (AgentRecord, MandateRecord, error) {
+	m := ostiary.Mandate{
+		ID: newMandateID(), Standing: true, Principal: t.Principal, Agent: t.Agent,
+		Purpose: "standing", Actions: []string{"*"}, Resources: []string{"*"},
+		NotBefore: now.Add(-backdate).Truncate(time.Second), Expires: now.Add(a.mandateLife).Truncate(time.Second),
+	}
+	jws, err := a.mandates.Issue(m)
+	if err != nil {
+		return AgentRecord{}, MandateRecord{}, fmt.Errorf("signing the standing mandate: %w", err)
+	}
+	r := AgentRecord{
+		ID: t.Agent, Principal: t.Principal, Owner: t.Owner, Zone: t.Zone, Roles: t.Roles,
+		Mandate: m.ID, Enrolled: now, Method: "join_token",
+	}
+	return r, MandateRecord{ID: m.ID, Agent: t.Agent, JWS: jws, Expires: m.Expires}, nil
+}
+
+func newMandateID() ostiary.MandateID {
+	var b [16]byte
+	rand.Read(b[:])
+	return ostiary.MandateID("m-" + hex.EncodeToString(b[:]))
+}
+
+// joinRefusal words the registry's refusals for someone who holds, or guesses
+// at, a join token. That a token was spent is told: its rightful holder must
+// learn that somebody else came first, and nobody can guess one.
+func joinRefusal(err error) error {
+	switch ostiary.KindOf(err) {
+	case ostiary.NotFound:
+		return ostiary.Errorf(ostiary.Unauthenticated, "join_token", "the join token was not accepted").Because(err)
+	case ostiary.Denied:
+		return ostiary.Errorf(ostiary.Denied, "join_token_expired", "the join token has expired: ask for a new one").Because(err)
+	case ostiary.Conflict:
+		return ostiary.Errorf(ostiary.Conflict, "join_token_spent", "the join token was used before: if that was not you, revoke the agent and ask for a new one").Because(err)
+	}
+	return fmt.Errorf("redeeming the join token: %w", err)
+}
+
+// Renew signs a new SVID for a subject that proved itself by its present one,
+// after looking at everything again.
+func (a *Authority) Renew(ctx context.Context, s ostiary.Subject, csrDER []byte) ([][]byte, AgentRecord, error) {
+	if s.Via != ostiary.ViaSVID {
+		return nil, AgentRecord{}, ostiary.Errorf(ostiary.Denied, "renew_needs_svid", "only an SVID can be renewed, over mutual TLS")
+	}
+	pub, err := a.newKey(csrDER)
+	if err != nil {
+		return nil, AgentRecord{}, err
+	}
+	d, now := a.dir.Load(), a.clock.Now()
+	if why := d.revoked(s.Agent, s.Key, s.Serial, s.Issued, s.Epoch); why != "" {
+		_, err := refuse(errors.New(why))
+		return nil, AgentRecord{}, err
+	}
+	if !now.Before(s.Expires) {
+		_, err := refuse(errors.New("the SVID has expired"))
+		return nil, AgentRecord{}, err
+	}
+	g, err := d.stands(now, s.Agent, "")
+	if err != nil {
+		return nil, AgentRecord{}, err
+	}
+	chain, err := a.issue(ctx, "renew", g.AgentRecord, pub)
+	return chain, g.AgentRecord, err
+}
+
+// newKey reads a signing request and refuses a key that was revoked.
+func (a *Authority) newKey(csrDER []byte) (crypto.PublicKey, error) {
+	pub, err := readCSR(csrDER)
+	if err != nil {
+		return nil, err
+	}
+	key, err := keyDigest(pub)
+	if err != nil {
+		return nil, err
+	}
+	if a.dir.Load().keys[key.String()] {
+		return nil, ostiary.Errorf(ostiary.Denied, "key_revoked", "this key was revoked: make a new one").At("csr")
+	}
+	return pub, nil
+}
+
+// issue records that an SVID is about to exist and then signs it. An SVID
+// never outlives the agent's mandate.
+func (a *Authority) issue(ctx context.Context, what string, r AgentRecord, pub crypto.PublicKey) ([][]byte, error) {
+	d, now := a.dir.Load(), a.clock.Now()
+	if _, err := d.stands(now, r.ID, r.Mandate); err != nil {
+		return nil, err
+	}
+	life := min(a.svidLife, d.mandates[r.Mandate].Expires.Sub(now))
+	g := grant{id: r.ID, serial: newSerial(now, d.epoch), now: now, life: life}
+	key, err := keyDigest(pub)
+	if err != nil {
+		return nil, err
+	}
+	e := Event{What: what, Agent: r.ID, Principal: r.Principal, Mandate: r.Mandate, Serial: g.serial.String(),
+		Detail: "an SVID for key " + key.Short() + " until " + now.Add(life).Format(time.RFC3339)}
+	if err := a.record(ctx, e); err != nil {
+		return nil, fmt.Errorf("recording the SVID: %w", err)
+	}
+	return a.ca.sign(g, pub)
+}
+
+// MintToken signs a bearer token for an enrolled agent and one audience, for
+// life (0 is the most that is allowed). It returns the moment the token ends.
+// An agent that was revoked gets none until it is enrolled again.
+func (a *Authority) MintToken(ctx context.Context, id ostiary.AgentID, audience string, life time.Duration) (ostiary.Secret, time.Time, error) {
+	none := ostiary.Secret{}
+	life = orDefault(life, a.tokenLife)
+	if life < time.Second || life > a.tokenLife {
+		return none, time.Time{}, ostiary.Errorf(ostiary.Malformed, "token_life", "a bearer token lives at least a second and at most %s", a.tokenLife).At("life")
+	}
+	if audience == "" || len(audience) > 2048 {
+		return none, time.Time{}, ostiary.Errorf(ostiary.Malformed, "token_audience", "a bearer token is for exactly one address").At("audience")
+	}
+	d, now := a.dir.Load(), a.clock.Now()
+	g, ok := d.agents[id]
+	if !ok {
+		return none, time.Time{}, ostiary.Errorf(ostiary.NotFound, "agent", "no agent %s is enrolled", id).At("agent")
+	}
+	if _, err := d.stands(now, id, ""); err != nil {
+		return none, time.Time{}, err
+	}
+	if e, ok := d.ended[id]; ok && !g.Enrolled.After(e.at) {
+		return none, time.Time{}, ostiary.Errorf(ostiary.Denied, "agent_revoked", "the agent was revoked: enrol it again").At("agent")
+	}
+	s := newSerial(now, d.epoch)
+	end := now.Add(life)
+	if m := d.mandates[g.Mandate]; end.After(m.Expires) {
+		end = m.Expires
+	}
+	end = end.Truncate(time.Second)
+	e := Event{What: "token", Agent: id, Principal: g.Principal, Mandate: g.Mandate, Serial: s.String(),
+		Detail: "a bearer token for " + audience + " until " + end.Format(time.RFC3339)}
+	if err := a.record(ctx, e); err != nil {
+		return none, time.Time{}, fmt.Errorf("recording the token: %w", err)
+	}
+	text, err := a.tokens.sign(accessToken, claims{
+		Issuer: a.issuer, Audience: audience, Subject: string(id), Client: string(id),
+		Expires: end.Unix(), Issued: now.Unix(), NotBefore: now.Add(-backdate).Unix(),
+		ID: s.String(), Mandate: string(g.Mandate), Principal: string(g.Principal),
+	})
+	return ostiary.NewSecret([]byte(text)), end, err
+}
