@@ -288,3 +288,23 @@ func (f *fence) raise(epoch uint64) error {
 	f.at = epoch
 	return nil
 }
+
+// Facts returns what is known of an authenticated subject: its record, the
+// mandate it acts under, and its posture, all of the same moment. For the
+// gateway itself they are its own.
+func (a *Authority) Facts(s *ostiary.Subject) (AgentRecord, ostiary.Mandate, ostiary.Posture, error) {
+	d := a.dir.Load()
+	m, ok := d.mandates[s.Mandate]
+	if !ok || d.undone[s.Mandate] || m.Agent != s.Agent {
+		return AgentRecord{}, ostiary.Mandate{}, ostiary.Posture{}, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the mandate this agent acts under is revoked or unknown")
+	}
+	if s.Via == ostiary.ViaSelf && s.Agent == a.self.Agent {
+		own := AgentRecord{ID: s.Agent, Principal: gatewayPrincipal, Owner: string(gatewayPrincipal), Zone: "default", Mandate: GatewayMandate, Method: "self"}
+		return own, m.Mandate, a.Posture(s.Agent), nil
+	}
+	g, ok := d.agents[s.Agent]
+	if !ok || g.Disabled {
+		return AgentRecord{}, ostiary.Mandate{}, ostiary.Posture{}, ostiary.Errorf(ostiary.Denied, "agent_disabled", "this agent is disabled or no longer enrolled")
+	}
+	return g.AgentRecord, m.Mandate, ostiary.Posture{OK: true, Method: g.Method, Appraised: g.Enrolled}, nil
+}

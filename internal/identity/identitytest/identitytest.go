@@ -1,0 +1,199 @@
+// Package identitytest holds fakes of what an identity.Authority needs: a
+// registry in memory, keys, and mandates whose signature is a comparison. It
+// is for tests only and guarantees nothing beyond a process.
+package identitytest
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/identity"
+)
+
+// Registry is an identity.Registry in memory. With Fail set, it is called
+// before each operation and its error returned; with Lost set, it is called
+// after each operation, which has then happened.
+type Registry struct {
+	Fail func(op string) error
+	Lost func(op string) error
+
+	mu       sync.Mutex // guards what follows
+	tokens   map[ostiary.Digest]*joinToken
+	agents   map[ostiary.AgentID]identity.AgentRecord
+	mandates []identity.MandateRecord
+	ended    []identity.Revocation
+	epoch    uint64
+}
+
+type joinToken struct {
+	identity.JoinToken
+	spent bool
+}
+
+func (r *Registry) do(op string, f func() error) error {
+	if r.Fail != nil {
+		if err := r.Fail(op); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	err := f()
+	r.mu.Unlock()
+	if err == nil && r.Lost != nil {
+		err = r.Lost(op)
+	}
+	return err
+}
+
+// CreateJoinToken implements identity.Registry.
+func (r *Registry) CreateJoinToken(_ context.Context, t identity.JoinToken) error {
+	return r.do("create", func() error {
+		if r.tokens == nil {
+			r.tokens = map[ostiary.Digest]*joinToken{}
+		}
+		if r.tokens[t.Hash] != nil {
+			return ostiary.Errorf(ostiary.Conflict, "join_token", "the token exists")
+		}
+		r.tokens[t.Hash] = &joinToken{JoinToken: t}
+		return nil
+	})
+}
+
+// RedeemJoinToken implements identity.Registry.
+func (r *Registry) RedeemJoinToken(_ context.Context, hash ostiary.Digest, at time.Time, make func(identity.JoinToken) (identity.AgentRecord, identity.MandateRecord, error)) (identity.AgentRecord, error) {
+	var out identity.AgentRecord
+	err := r.do("redeem", func() error {
+		t := r.tokens[hash]
+		switch {
+		case t == nil:
+			return ostiary.Errorf(ostiary.NotFound, "join_token", "no such token")
+		case t.spent:
+			return ostiary.Errorf(ostiary.Conflict, "join_token", "the token is spent")
+		case !at.Before(t.Expires):
+			return ostiary.Errorf(ostiary.Denied, "join_token", "the token has expired")
+		}
+		agent, mandate, err := make(t.JoinToken)
+		if err != nil {
+			return err
+		}
+		if r.agents == nil {
+			r.agents = map[ostiary.AgentID]identity.AgentRecord{}
+		}
+		t.spent = true
+		r.agents[agent.ID] = agent
+		r.mandates = append(r.mandates, mandate)
+		out = agent
+		return nil
+	})
+	return out, err
+}
+
+// Agents implements identity.Registry.
+func (r *Registry) Agents(context.Context) (out []identity.AgentRecord, err error) {
+	err = r.do("agents", func() error {
+		for _, a := range r.agents {
+			out = append(out, a)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Mandates implements identity.Registry.
+func (r *Registry) Mandates(context.Context) (out []identity.MandateRecord, err error) {
+	err = r.do("mandates", func() error { out = slices.Clone(r.mandates); return nil })
+	return out, err
+}
+
+// Revoke implements identity.Registry.
+func (r *Registry) Revoke(_ context.Context, v identity.Revocation) (epoch uint64, err error) {
+	err = r.do("revoke", func() error {
+		r.epoch++
+		v.Epoch = r.epoch
+		r.ended = append(r.ended, v)
+		epoch = r.epoch
+		return nil
+	})
+	return epoch, err
+}
+
+// Revocations implements identity.Registry.
+func (r *Registry) Revocations(context.Context) (epoch uint64, out []identity.Revocation, err error) {
+	err = r.do("revocations", func() error { epoch, out = r.epoch, slices.Clone(r.ended); return nil })
+	return epoch, out, err
+}
+
+// Change alters an agent's record behind the authority's back.
+func (r *Registry) Change(id ostiary.AgentID, f func(*identity.AgentRecord)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := r.agents[id]
+	f(&a)
+	r.agents[id] = a
+}
+
+// Keys are identity.Keys in memory.
+type Keys struct {
+	mu   sync.Mutex
+	keys map[string]*ecdsa.PrivateKey
+}
+
+// ECDSA implements identity.Keys.
+func (k *Keys) ECDSA(name string) (*ecdsa.PrivateKey, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if key := k.keys[name]; key != nil {
+		return key, nil
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	if k.keys == nil {
+		k.keys = map[string]*ecdsa.PrivateKey{}
+	}
+	k.keys[name] = key
+	return key, nil
+}
+
+// Forget removes a key, as taking it offline would.
+func (k *Keys) Forget(name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.keys, name)
+}
+
+// Mandates signs by writing "signed:" in front.
+type Mandates struct{}
+
+// Issue implements identity.Mandates.
+func (Mandates) Issue(m ostiary.Mandate) (string, error) {
+	b, err := json.Marshal(m)
+	return "signed:" + string(b), err
+}
+
+// Verify implements identity.Mandates.
+func (Mandates) Verify(s string) (m ostiary.Mandate, err error) {
+	if len(s) < 7 || s[:7] != "signed:" {
+		return m, errors.New("not signed")
+	}
+	return m, json.Unmarshal([]byte(s[7:]), &m)
+}
+
+// Options returns options with which an authority opens: fakes for
+// everything, the trust domain "test.example", a directory of its own.
+func Options(t testing.TB) identity.Options {
+	return identity.Options{
+		TrustDomain: "test.example", Dir: t.TempDir(), Keys: &Keys{}, Registry: &Registry{}, Mandates: Mandates{},
+		Record: func(context.Context, identity.Event) error { return nil },
+	}
+}
