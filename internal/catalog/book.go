@@ -120,7 +120,7 @@ func (b *Book) Load(ctx context.Context) error {
 }
 
 func restore(r PinRecord) (t ostiary.Tool, hard bool, err error) {
-	doc, err := strictjson.Parse(slices.Clone(r.Definition), strictjson.Request)
+	doc, err := strictjson.Parse(slices.Clone(r.Definition), strictjson.Reply)
 	if err != nil {
 		return t, false, ostiary.Errorf(ostiary.Corrupt, "pin_record", "a stored definition of server %q cannot be read", r.Server).Because(err)
 	}

@@ -42,6 +42,12 @@ var phrases = sync.OnceValue(func() []phrase {
 		`\bpass\b[^.;]{0,40}\b(?:contents?|it|its|them|result)\b[^.;]{0,20}\b(?:as|to|in|into|through|via)\b[^.;]{0,30}\b(?:sidenote|side note|note|context|metadata|argument|parameter|here)\b`)
 	add("claims to go before other tools",
 		`\b(?:instead of|rather than|in preference to|over)\b (?:using |calling )?(?:any|all|every|the) others?\b|\b(?:only|best|preferred|first|official|most trusted) (?:tool|choice|option) (?:you should|to use|that should|for (?:all|any|every))|\b(?:other|similar|competing|alternative) tools? (?:are|is|have been|has been|should|must|will) (?:be |not )?(?:deprecated|broken|unsafe|avoided|never|ignored|used|outdated|obsolete|fail)`)
+	add("claims to go before other tools",
+		`\b(?:is|as) (?:the|our) (?:very )?(?:best|only|fastest|safest|number one|most \w+) (?:\w+ )?(?:tool|function|choice|option|server)\b`)
+	add("gives its reader a role or orders of its own",
+		`\b(?:act|behave|respond|operate) as (?:if|though|an?|the|system|admin|root)\b|\b(?:system|override|role|admin|developer|security) (?:note|directive|command|instructions?)\b\s*[:\]]`)
+	add("asks its caller about itself",
+		`\b(?:llm|ai|language|assistant|agent)(?: model)? (?:name )?(?:that|which|who) (?:calls|is calling|invokes|is invoking|uses|is using)\b`)
 	add("redirects messages or money",
 		`\b(?:all|every|any) (?:e-?mails?|messages?|payments?|transfers?|requests?)\b[^.;]{0,40}\b(?:must|should|shall|have to|need to) (?:always |first |instead )?(?:be )?(?:sent|send|go|be forwarded|forwarded|redirected|routed|made|bcc|cc)\b`)
 	return out

@@ -26,7 +26,7 @@ func hidden(r rune) bool {
 func Show(s string) string {
 	clean := true
 	for i, r := range s {
-		if r >= utf8.RuneSelf && (hidden(r) || r == utf8.RuneError) || r < ' ' || r == 0x7f || strings.HasPrefix(s[i:], "<U+") {
+		if r >= utf8.RuneSelf && (hidden(r) || r == utf8.RuneError) || r < ' ' || r == 0x7f || r == '<' && marks(s[i:]) {
 			clean = false
 			break
 		}
@@ -40,7 +40,7 @@ func Show(s string) string {
 		switch {
 		case r == utf8.RuneError && n == 1:
 			fmt.Fprintf(&b, "<0x%02X>", s[i])
-		case hidden(r), r == '<' && (strings.HasPrefix(s[i:], "<U+") || strings.HasPrefix(s[i:], "<0x")):
+		case hidden(r), r == '<' && marks(s[i:]):
 			fmt.Fprintf(&b, "<U+%04X>", r)
 		default:
 			b.WriteString(s[i : i+n])
@@ -49,6 +49,9 @@ func Show(s string) string {
 	}
 	return b.String()
 }
+
+// marks reports whether s begins like one of Show's own marks.
+func marks(s string) bool { return strings.HasPrefix(s, "<U+") || strings.HasPrefix(s, "<0x") }
 
 // clip shows at most maxShown characters of s.
 func clip(s string) string {
