@@ -1,0 +1,208 @@
+package control
+
+import (
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/policy"
+)
+
+// The JSON forms of the administrative API, shared by the handler and its
+// clients. Times are RFC 3339 in UTC, durations Go's, digests lower-case hex.
+
+// Problem is an error as the API returns it, with the HTTP status of its kind.
+type Problem struct {
+	Kind     string           `json:"kind"`
+	Code     string           `json:"code"`
+	Field    string           `json:"field,omitempty"`
+	Detail   string           `json:"detail"`
+	Problems []policy.Problem `json:"problems,omitempty"`
+}
+
+// Status is the answer of GET /v1/status.
+type Status struct {
+	Version     string         `json:"version"`
+	Deployment  string         `json:"deployment"`
+	Gateway     string         `json:"gateway"`
+	TrustDomain string         `json:"trust_domain"`
+	Agents      string         `json:"agents_address"`
+	Loopback    string         `json:"loopback_address,omitempty"`
+	Fingerprint string         `json:"bundle_fingerprint"`
+	Audience    string         `json:"audience"`
+	Snapshot    uint64         `json:"snapshot"`
+	Epoch       uint64         `json:"revocation_epoch"`
+	Indexed     uint64         `json:"log_indexed"`
+	LogSize     uint64         `json:"log_size"`
+	Servers     []ServerStatus `json:"servers"`
+}
+
+// ServerStatus is one tool server as last seen.
+type ServerStatus struct {
+	Name    string    `json:"name"`
+	ReadAt  time.Time `json:"read_at,omitzero"`
+	Error   string    `json:"error,omitempty"`
+	Changed int       `json:"changed"`
+}
+
+// AgentRequest asks for a join token, or to enrol an agent for bearer tokens.
+type AgentRequest struct {
+	Name      string   `json:"name"` // a path below the trust domain, or a whole SPIFFE ID
+	Principal string   `json:"principal"`
+	Owner     string   `json:"owner"`
+	Zone      string   `json:"zone"`
+	Roles     []string `json:"roles"`
+	Life      string   `json:"life"`
+}
+
+// Join is a join token, shown once.
+type Join struct {
+	Agent   string    `json:"agent"`
+	Secret  string    `json:"join"`
+	Expires time.Time `json:"expires"`
+	Gateway string    `json:"gateway"`
+}
+
+// Agent is an enrolled agent.
+type Agent struct {
+	ID        string    `json:"id"`
+	Principal string    `json:"principal"`
+	Owner     string    `json:"owner,omitempty"`
+	Zone      string    `json:"zone"`
+	Roles     []string  `json:"roles"`
+	Mandate   string    `json:"mandate"`
+	Expires   time.Time `json:"mandate_expires,omitzero"`
+	Enrolled  time.Time `json:"enrolled"`
+	Method    string    `json:"method"`
+	Disabled  bool      `json:"disabled"`
+}
+
+// RevokeRequest ends an agent, mandate, key or one credential.
+type RevokeRequest struct {
+	Kind    string `json:"kind"`
+	Subject string `json:"subject"`
+	Reason  string `json:"reason"`
+}
+
+// TokenRequest asks for a bearer token.
+type TokenRequest struct {
+	Agent string `json:"agent"`
+	Life  string `json:"life"`
+}
+
+// Token is a bearer token, shown once.
+type Token struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
+// Tool is a definition as seen and as accepted.
+type Tool struct {
+	Server      string   `json:"server"`
+	Kind        string   `json:"kind"`
+	Name        string   `json:"name"`
+	Action      string   `json:"action"`
+	State       string   `json:"state"`
+	Why         string   `json:"why,omitempty"`
+	Pin         string   `json:"pin"`
+	ReadOnly    bool     `json:"read_only"`
+	Destructive bool     `json:"destructive"`
+	Findings    []string `json:"findings,omitempty"`
+	Definition  string   `json:"definition,omitempty"` // the accepted bytes, on request
+}
+
+// ToolRequest names definitions of a server; an empty name means all.
+type ToolRequest struct {
+	Server string `json:"server"`
+	Name   string `json:"name"`
+}
+
+// Accepted is what became of an acceptance.
+type Accepted struct {
+	Tools    []Tool           `json:"tools"`
+	Snapshot uint64           `json:"snapshot"`
+	Problems []policy.Problem `json:"problems,omitempty"`
+	Refused  string           `json:"policy_refused,omitempty"` // why the new snapshot was not published
+}
+
+// Published is what became of loading the policy folder.
+type Published struct {
+	Snapshot uint64           `json:"snapshot"`
+	Changed  bool             `json:"changed"`
+	Problems []policy.Problem `json:"problems,omitempty"`
+}
+
+// Entry is a ledger entry for people and programs.
+type Entry struct {
+	Ref         string    `json:"entry"`
+	Log         string    `json:"log"`
+	ID          string    `json:"id"`
+	Time        time.Time `json:"time"`
+	Kind        string    `json:"kind"`
+	Agent       string    `json:"agent,omitempty"`
+	Principal   string    `json:"principal,omitempty"`
+	Mandate     string    `json:"mandate,omitempty"`
+	Session     string    `json:"session,omitempty"`
+	Action      string    `json:"action,omitempty"`
+	Server      string    `json:"server,omitempty"`
+	Decision    string    `json:"decision,omitempty"` // "permit", "deny"
+	Code        string    `json:"code,omitempty"`
+	Policies    []string  `json:"policies,omitempty"`
+	Obligations []string  `json:"obligations,omitempty"`
+	Disposition string    `json:"disposition,omitempty"`
+	Answers     string    `json:"answers,omitempty"`
+	Parent      string    `json:"parent,omitempty"`
+	Snapshot    uint64    `json:"snapshot,omitempty"`
+	Pin         string    `json:"pin,omitempty"`
+	Asked       string    `json:"asked,omitempty"`
+
+	// Of a story only, where the payload can be opened.
+	Arguments string `json:"arguments,omitempty"`
+	Inputs    string `json:"inputs,omitempty"`
+	Detail    string `json:"detail,omitempty"`
+	Result    string `json:"result_digest,omitempty"`
+	ResultLen int64  `json:"result_bytes,omitempty"`
+	Sealed    bool   `json:"sealed,omitempty"` // the payload's key is gone
+}
+
+// Listing is the answer of GET /v1/log.
+type Listing struct {
+	Entries []Entry `json:"entries"`
+	Indexed uint64  `json:"indexed"`
+	Size    uint64  `json:"size"`
+}
+
+// Story is one action whole: its entry and every entry that answers it or
+// happened inside it.
+type Story struct {
+	Entries []Entry `json:"entries"`
+	Proof   string  `json:"proof"` // C2SP tlog-proof of the first entry
+}
+
+// entryOf turns a ledger entry into its JSON form.
+func entryOf(origin string, ref ostiary.EntryRef, e *ostiary.Entry) Entry {
+	out := Entry{
+		Ref: ref.String(), Log: origin, ID: e.ID.String(), Time: e.Time.UTC(), Kind: e.Kind.String(),
+		Agent: string(e.Agent), Principal: string(e.Principal), Mandate: string(e.Mandate), Session: string(e.Session),
+		Action: e.Action, Server: e.Server, Code: e.Code, Policies: e.Reasons, Obligations: e.Obligations,
+		Answers: e.Answers.String(), Parent: e.Parent.String(), Snapshot: e.Snapshot, Pin: e.Pin.String(), Asked: e.Asked.String(),
+	}
+	switch e.Kind {
+	case ostiary.KindIntent, ostiary.KindOutcome:
+		out.Decision = "deny"
+		if e.Permit {
+			out.Decision = "permit"
+		}
+	}
+	if e.Kind == ostiary.KindOutcome {
+		out.Disposition = e.Disposition.String()
+	}
+	return out
+}
+
+// withPayload adds what the sealed part says.
+func (e Entry) withPayload(p *ostiary.Payload, opened bool) Entry {
+	e.Sealed = !opened
+	e.Arguments, e.Inputs, e.Detail = string(p.Arguments), string(p.Inputs), string(p.Detail)
+	e.Result, e.ResultLen = p.Result.String(), p.ResultLen
+	return e
+}

@@ -1,0 +1,133 @@
+// Package control is the administrative side: enrolling agents, minting
+// tokens, reading and accepting tool definitions, publishing policy, and
+// asking the log. The commands of the ostiary program are clients of it.
+//
+// It guarantees that every change of control state is an entry of the
+// deployment's log, and that what it asks of tool servers goes through the
+// gate like any other call: control has no way out of its own.
+//
+// It trusts whoever reaches its handler; the daemon serves it on a Unix socket
+// that only the gateway's own user and root can open, and checks the peer's
+// user id. It holds no keys.
+package control
+
+import (
+	"context"
+	"crypto"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/catalog"
+	"github.com/ostiary/ostiary/internal/gate"
+	"github.com/ostiary/ostiary/internal/identity"
+	"github.com/ostiary/ostiary/internal/ledger"
+	"github.com/ostiary/ostiary/internal/policy"
+)
+
+// Gate is the flow, for control's own calls.
+type Gate interface {
+	Handle(ctx context.Context, call gate.Call) (*gate.Reply, error)
+}
+
+// Changes is the deployment's log of control changes. Append returns when the
+// entry is durable.
+type Changes interface {
+	Append(ctx context.Context, e *ostiary.Entry) (ostiary.Receipt, error)
+}
+
+// Log answers questions about what happened. Query may lag behind the log and
+// says so; Entry reads the log itself.
+type Log interface {
+	// Query returns rows, and how much of the log the index covers.
+	Query(ctx context.Context, f ledger.Filter) (rows []ledger.Row, indexed, size uint64, err error)
+	// Entry returns one entry with its payload opened. A ref without a
+	// month means the newest log. Opened is false if the payload's key is
+	// gone.
+	Entry(ctx context.Context, ref ostiary.EntryRef) (e LogEntry, err error)
+	// Prove returns the entry's inclusion proof as a C2SP tlog-proof.
+	Prove(ctx context.Context, ref ostiary.EntryRef) ([]byte, error)
+}
+
+// LogEntry is one entry read back.
+type LogEntry struct {
+	Origin string
+	Ref    ostiary.EntryRef
+	Entry  ostiary.Entry
+	Opened bool
+}
+
+// Options are control's neighbours; all are required, except that Policy may
+// be an empty folder.
+type Options struct {
+	Authority *identity.Authority
+	Book      *catalog.Book
+	Engine    *policy.Engine
+	Snapshots policy.Snapshots
+	Signer    crypto.Signer // of snapshots
+	PolicyDir string
+	Gate      Gate
+	Changes   Changes
+	Log       Log
+	Servers   []string      // configured names, sorted
+	Recheck   time.Duration // between readings of a server's definitions
+	Audience  string        // the resource that tokens are minted for
+	Describe  Description   // what Status says of the process
+	Clock     func() time.Time
+	Logger    *slog.Logger
+}
+
+// Description is the fixed part of a status.
+type Description struct {
+	Deployment, Gateway, TrustDomain string
+	Agents, Loopback                 string // addresses
+	Fingerprint                      string // of the bundle, for joining
+}
+
+// Control administers one gateway. Safe for concurrent use.
+type Control struct {
+	o Options
+
+	publishing sync.Mutex // one snapshot at a time
+
+	mu   sync.Mutex
+	last map[string]Reading // by server
+}
+
+// Reading is the latest attempt to read a server's definitions.
+type Reading struct {
+	At      time.Time
+	Err     string
+	Changed int // definitions that are not as accepted
+}
+
+// New returns a Control that is ready to serve.
+func New(o Options) *Control {
+	return &Control{o: o, last: map[string]Reading{}}
+}
+
+// change records a change of control state in the deployment's log.
+func (c *Control) change(ctx context.Context, action, code, detail string) (ostiary.Receipt, error) {
+	r, err := c.o.Changes.Append(ctx, &ostiary.Entry{
+		Kind: ostiary.KindChange, Time: c.o.Clock(), Action: action, Code: code,
+		Agent: c.o.Authority.Self().Agent, Permit: true, Payload: ostiary.Payload{Detail: []byte(detail)},
+	})
+	if err != nil {
+		return r, ostiary.Errorf(ostiary.Unavailable, "not_recorded", "the change could not be recorded").Because(err)
+	}
+	return r, nil
+}
+
+// RecordEvent puts an event of the authority into the deployment's log: it is
+// the authority's Record.
+func RecordEvent(changes Changes, clock func() time.Time) func(context.Context, identity.Event) error {
+	return func(ctx context.Context, e identity.Event) error {
+		_, err := changes.Append(ctx, &ostiary.Entry{
+			Kind: ostiary.KindChange, Time: clock(), Action: e.What, Code: "ok", Permit: true,
+			Agent: e.Agent, Principal: e.Principal, Mandate: e.Mandate,
+			Payload: ostiary.Payload{Detail: []byte(detailJSON(map[string]string{"text": e.Detail, "serial": e.Serial}))},
+		})
+		return err
+	}
+}

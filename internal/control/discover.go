@@ -1,0 +1,151 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/catalog"
+	"github.com/ostiary/ostiary/internal/gate"
+	"github.com/ostiary/ostiary/internal/mcpwire"
+	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/strictjson"
+)
+
+const (
+	maxPages       = 64               // pages of one list: 64 pages of a hundred are more than any agent can use
+	maxDefinitions = 4096             // definitions of one server over all lists
+	readTimeout    = 30 * time.Second // one server's definitions; a stdio server may have to start first
+)
+
+// lists are the methods that say what a server offers.
+var lists = []struct{ kind, method, member string }{
+	{catalog.KindTool, "tools/list", "tools"},
+	{catalog.KindPrompt, "prompts/list", "prompts"},
+	{catalog.KindResource, "resources/list", "resources"},
+	{catalog.KindTemplate, "resources/templates/list", "resourceTemplates"},
+}
+
+// Discover reads a server's definitions through the gate, as the gateway
+// itself, and compares them with the accepted ones. A server that does not
+// know a list offers none of its kind; any other failure leaves the catalog
+// as it was.
+func (c *Control) Discover(ctx context.Context, server string) ([]catalog.Change, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	var all []ostiary.Tool
+	for _, l := range lists {
+		more, err := c.readList(ctx, server, l.kind, l.method, l.member)
+		if err != nil {
+			c.noteReading(server, 0, err)
+			return nil, err
+		}
+		if all = append(all, more...); len(all) > maxDefinitions {
+			err := ostiary.Errorf(ostiary.Upstream, "too_many_definitions", "%s offers more than %d definitions", server, maxDefinitions)
+			c.noteReading(server, 0, err)
+			return nil, err
+		}
+	}
+	changes := c.o.Book.Observe(server, all)
+	c.noteReading(server, len(changes), nil)
+	return changes, nil
+}
+
+func (c *Control) noteReading(server string, changed int, err error) {
+	r := Reading{At: c.o.Clock(), Changed: changed}
+	if err != nil {
+		r.Err = ostiary.AsError(err).Detail
+		c.o.Logger.Warn("cannot read a server's definitions", "server", server, "error", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last[server] = r
+}
+
+func (c *Control) readList(ctx context.Context, server, kind, method, member string) ([]ostiary.Tool, error) {
+	var out []ostiary.Tool
+	cursor := ""
+	for range maxPages {
+		result, err := c.ask(ctx, server, method, cursor)
+		if err != nil || !result.Exists() {
+			return nil, err
+		}
+		for _, def := range result.Get(member).Elements() {
+			out = append(out, catalog.ParseDefinition(server, kind, def))
+		}
+		next := result.Get("nextCursor").Text()
+		if next == "" || next == cursor {
+			return out, nil
+		}
+		cursor = next
+	}
+	return nil, ostiary.Errorf(ostiary.Upstream, "too_many_pages", "%s does not come to the end of %s", server, method)
+}
+
+// ask makes one call of the gateway's own. An Absent value means that the
+// server does not know the method.
+func (c *Control) ask(ctx context.Context, server, method, cursor string) (ostiary.Value, error) {
+	params := []byte("{}")
+	if cursor != "" {
+		params = append(mcpwire.AppendString([]byte(`{"cursor":`), cursor), '}')
+	}
+	doc, err := strictjson.Parse(params, strictjson.Request)
+	if err != nil {
+		return ostiary.Value{}, ostiary.Errorf(ostiary.Upstream, "cursor", "%s sent an unusable cursor", server).Because(err)
+	}
+	reply, err := c.o.Gate.Handle(ctx, gate.Call{
+		Credentials: ostiary.Credentials{Self: c.o.Authority.Self(), Remote: "self"},
+		Action:      ostiary.Action{Name: policy.ActionDiscoverServer, Method: method, Server: server, Arguments: doc.Root()},
+		Protocol:    "self",
+	})
+	if err != nil {
+		return ostiary.Value{}, err
+	}
+	defer reply.Close()
+	for {
+		f, err := reply.Next(ctx)
+		switch {
+		case errors.Is(err, io.EOF):
+			return ostiary.Value{}, ostiary.Errorf(ostiary.Upstream, "no_reply", "%s did not answer %s", server, method)
+		case err != nil:
+			return ostiary.Value{}, err
+		case f.Kind == gate.FrameResult:
+			return f.Body, nil
+		case f.Kind == gate.FrameError:
+			if code, _ := f.Body.Get("code").Int(); code == mcpwire.CodeMethodNotFound {
+				return ostiary.Value{}, nil
+			}
+			return ostiary.Value{}, ostiary.Errorf(ostiary.Upstream, "server_error", "%s answered %s with an error", server, method)
+		case f.Kind == gate.FrameRequest:
+			if err := reply.Answer(ctx, f.ID, gate.FrameError, []byte(`{"code":-32601,"message":"not available while reading definitions"}`)); err != nil {
+				return ostiary.Value{}, err
+			}
+		}
+	}
+}
+
+// Watch reads every server's definitions at once and then at each interval,
+// until ctx ends. wake asks for an early reading of a server.
+func (c *Control) Watch(ctx context.Context, wake <-chan string) {
+	for _, s := range c.o.Servers {
+		c.Discover(ctx, s)
+	}
+	tick := time.NewTicker(c.o.Recheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-wake:
+			c.Discover(ctx, s)
+		case <-tick.C:
+			for _, s := range c.o.Servers {
+				if ctx.Err() == nil {
+					c.Discover(ctx, s)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package control
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/policy"
+)
+
+// Publication is what became of an attempt to publish the policy folder.
+type Publication struct {
+	Number   uint64 // of the active snapshot afterwards
+	Changed  bool   // a new snapshot was signed
+	Problems []policy.Problem
+}
+
+// Publish compiles the policy folder against the accepted definitions and, if
+// anything changed, signs it as the next snapshot, stores it, records it and
+// makes it the active one. An invalid folder changes nothing: the last good
+// snapshot stays, and the problems say where and what.
+func (c *Control) Publish(ctx context.Context) (Publication, error) {
+	c.publishing.Lock()
+	defer c.publishing.Unlock()
+	src, err := policy.ReadDir(c.o.PolicyDir)
+	if err != nil {
+		return c.standing(), err
+	}
+	return c.publish(ctx, src)
+}
+
+func (c *Control) standing() Publication {
+	if s := c.o.Engine.Active(); s != nil {
+		return Publication{Number: s.Number()}
+	}
+	return Publication{}
+}
+
+func (c *Control) publish(ctx context.Context, src policy.Source) (Publication, error) {
+	p := c.standing()
+	set, problems := policy.Compile(src, c.o.Book.Tools())
+	if p.Problems = problems; set == nil {
+		return p, ostiary.Errorf(ostiary.Malformed, "policy", "the policy folder does not compile; the last good snapshot stays active")
+	}
+	if active := c.o.Engine.Active(); active != nil && active.Digest() == set.Digest() {
+		return p, nil
+	}
+	number, _, err := c.o.Snapshots.NewestSnapshot(ctx)
+	if err != nil {
+		return p, ostiary.Errorf(ostiary.Unavailable, "snapshots", "snapshots cannot be read").Because(err)
+	}
+	number++
+	signed, err := policy.Sign(number, set, c.o.Clock(), c.o.Signer)
+	if err != nil {
+		return p, err
+	}
+	snapshot, err := policy.Open(signed, c.o.Signer.Public())
+	if err != nil {
+		return p, err
+	}
+	if err := c.o.Snapshots.SaveSnapshot(ctx, number, signed); err != nil {
+		return p, err
+	}
+	detail := detailJSON(map[string]string{"text": fmt.Sprintf("snapshot %d published", number), "digest": set.Digest().String()})
+	if _, err := c.change(ctx, "publish_snapshot", "ok", detail); err != nil {
+		return p, err
+	}
+	if err := c.o.Engine.Activate(snapshot); err != nil {
+		return p, err
+	}
+	p.Number, p.Changed = number, true
+	c.o.Logger.Info("policy published", "snapshot", number, "digest", set.Digest().Short())
+	return p, nil
+}
+
+// Restore makes the newest stored snapshot the active one. It returns false
+// if there is none.
+func (c *Control) Restore(ctx context.Context) (bool, error) {
+	number, signed, err := c.o.Snapshots.NewestSnapshot(ctx)
+	if err != nil || number == 0 {
+		return false, err
+	}
+	s, err := policy.Open(signed, c.o.Signer.Public())
+	if err != nil {
+		return false, err
+	}
+	if s.Number() != number {
+		return false, ostiary.Errorf(ostiary.Corrupt, "snapshot_number", "snapshot %d says it is %d", number, s.Number())
+	}
+	return true, c.o.Engine.Activate(s)
+}
+
+// Accept accepts definitions as the server shows them now, and publishes a
+// snapshot that knows them. An empty name accepts all of the server's.
+func (c *Control) Accept(ctx context.Context, server, name, by string) ([]ostiary.Tool, Publication, error) {
+	tools, err := c.o.Book.Accept(ctx, server, name, by)
+	if err != nil {
+		return nil, c.standing(), err
+	}
+	for _, t := range tools {
+		detail := detailJSON(map[string]string{"text": fmt.Sprintf("%s accepted %s %s of %s", by, t.Kind, t.Name, t.Server), "pin": t.Pin.String()})
+		if _, err := c.change(ctx, "accept_definition", "ok", detail); err != nil {
+			return tools, c.standing(), err
+		}
+	}
+	p, err := c.Publish(ctx)
+	return tools, p, err
+}
