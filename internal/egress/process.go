@@ -1,0 +1,513 @@
+package egress
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/gate"
+	"github.com/ostiary/ostiary/internal/mcpwire"
+)
+
+const (
+	// firstPause and longestPause bound how soon a server that keeps dying is
+	// started again.
+	firstPause   = 500 * time.Millisecond
+	longestPause = 30 * time.Second
+	// settled is how long a process must live for its death not to count as
+	// a failed start.
+	settled = 30 * time.Second
+	// stderrLine and stderrTotal bound what one process may put in our log.
+	stderrLine  = 4 << 10
+	stderrTotal = 256 << 10
+	// junkLines is how many lines that are no messages one process may print
+	// on its standard output, where only messages belong.
+	junkLines = 1000
+	// probePatience is how long a server may take to answer the probe for
+	// the modern revision before it is taken for a legacy one. Legacy servers
+	// that ignore what comes before initialize answer nothing.
+	probePatience = 5 * time.Second
+	// writePatience is how long a process may leave its standard input full.
+	writePatience = 10 * time.Second
+)
+
+// process is one server that runs on this machine: started by the first call
+// that needs it, and again by the first call after it died.
+type process struct {
+	*shared
+	stats
+	owner *Egress
+	log   *slog.Logger
+	name  string
+	argv  []string
+	env   []string
+	dir   string
+	pin   ostiary.Digest
+
+	slot   chan struct{} // one start at a time
+	legacy atomic.Bool   // the server died of the probe: it is not asked again
+
+	mu          sync.Mutex // guards what follows
+	pipe        *pipe      // nil or dead: not running
+	pause       time.Duration
+	notBefore   time.Time
+	quarantined string // why, "" if it is not
+	closed      bool
+}
+
+func newProcess(e *Egress, srv Server, s *shared) (*process, error) {
+	argv, err := resolveCommand(srv.Command)
+	if err != nil {
+		return nil, err
+	}
+	p := &process{shared: s, owner: e, log: e.log.With("server", srv.Name), name: srv.Name, argv: argv, dir: srv.Dir, pin: srv.Digest, slot: make(chan struct{}, 1)}
+	if p.dir == "" {
+		p.dir = "/"
+	}
+	for k, v := range srv.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(v, 0) {
+			return nil, ostiary.Errorf(ostiary.Malformed, "env", "environment variable %q has an impossible name or value", k).At("env." + k)
+		}
+		p.env = append(p.env, k+"="+v)
+	}
+	slices.Sort(p.env)
+	return p, checkDigest(p.argv[0], p.pin)
+}
+
+// forward sends one cleared action to the process, starting it if need be.
+func (p *process) forward(ctx context.Context, d *gate.Dispatch) (gate.Stream, error) {
+	a := d.Action
+	if !mcpwire.OneLine(a.Arguments.Bytes()) || !mcpwire.OneLine(a.Responses.Bytes()) {
+		return nil, notSent(ostiary.Errorf(ostiary.Malformed, "newline_in_arguments", "this server is spoken to in lines, so the arguments may not hold line breaks between their tokens").At("/params/arguments"))
+	}
+	w := newWatch(ctx, p.owner.ctx, p.limits.Head, p.limits.Total)
+	s, err := p.call(w, d)
+	if err != nil {
+		w.stop()
+		p.fail(err, p.clock())
+		return nil, err
+	}
+	p.calls.Add(1)
+	return s, nil
+}
+
+func (p *process) call(w *watch, d *gate.Dispatch) (gate.Stream, error) {
+	c, err := p.running(w)
+	if err != nil {
+		return nil, notSent(err)
+	}
+	var meta []byte
+	if c.modern {
+		meta = p.modernMeta
+	}
+	s, err := c.register(w, d)
+	if err != nil {
+		return nil, notSent(err)
+	}
+	line, err := appendCall(make([]byte, 0, sizeHint(d.Action, meta)), s.id, d, meta)
+	if err != nil {
+		c.unregister(s.id)
+		return nil, notSent(err)
+	}
+	if err := c.write(line); err != nil {
+		c.unregister(s.id)
+		return nil, err
+	}
+	return s, nil
+}
+
+// running returns the pipe to a live process.
+func (p *process) running(w *watch) (*pipe, error) {
+	if c, err := p.current(); c != nil || err != nil {
+		return c, err
+	}
+	if err := acquire(w.ctx, p.slot); err != nil {
+		return nil, err
+	}
+	defer release(p.slot)
+	if c, err := p.current(); c != nil || err != nil {
+		return c, err
+	}
+	c, err := p.start(w.ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.delay()
+		return nil, err
+	}
+	if p.closed {
+		c.stop(p.limits.Stop)
+		return nil, ostiary.Errorf(ostiary.Unavailable, "closing", "the gateway is shutting down")
+	}
+	p.pipe = c
+	return c, nil
+}
+
+// current returns the pipe if it is alive, and an error if it must not be
+// opened now.
+func (p *process) current() (*pipe, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pipe != nil {
+		select {
+		case <-p.pipe.dead:
+			if p.quarantined == "" && p.pipe.foreign != "" {
+				p.quarantined = p.pipe.foreign
+			}
+			if p.clock().Sub(p.pipe.born) < settled {
+				p.delay()
+			} else {
+				p.pause = 0
+			}
+			p.pipe = nil
+		default:
+			return p.pipe, nil
+		}
+	}
+	switch {
+	case p.closed:
+		return nil, ostiary.Errorf(ostiary.Unavailable, "closing", "the gateway is shutting down")
+	case p.quarantined != "":
+		return nil, ostiary.Errorf(ostiary.Upstream, "server_quarantined", "the server is quarantined: %s", p.quarantined)
+	case p.clock().Before(p.notBefore):
+		return nil, ostiary.Errorf(ostiary.Upstream, "server_restarting", "the server stopped; it is started again in %v at the latest", p.pause)
+	}
+	return nil, nil
+}
+
+// delay makes the next start wait, longer each time. The caller holds p.mu.
+func (p *process) delay() {
+	p.pause = min(max(2*p.pause, firstPause), longestPause)
+	p.notBefore = p.clock().Add(p.pause)
+}
+
+// start runs the program and shakes hands with it. The handshake is bounded
+// by its own limit, not by the caller's patience, so that a caller who leaves
+// does not waste a start for all others.
+func (p *process) start(caller context.Context) (*pipe, error) {
+	if caller.Err() != nil {
+		return nil, context.Cause(caller)
+	}
+	ctx, cancel := context.WithTimeout(p.owner.ctx, p.limits.Start)
+	defer cancel()
+	c, err := p.spawn()
+	if err != nil {
+		return nil, err
+	}
+	err = c.handshake(ctx, p.legacy.Load())
+	if errors.Is(err, errDied) && !p.legacy.Swap(true) {
+		c.stop(p.limits.Stop)
+		if c, err = p.spawn(); err != nil {
+			return nil, err
+		}
+		err = c.handshake(ctx, true)
+	}
+	if err != nil {
+		c.stop(p.limits.Stop)
+		return nil, err
+	}
+	return c, nil
+}
+
+// spawn starts the program: exact argv, exact environment, no descriptors but
+// its three, a process group of its own, and death when ours comes.
+func (p *process) spawn() (*pipe, error) {
+	if err := checkDigest(p.argv[0], p.pin); err != nil {
+		return nil, err
+	}
+	cannot := func(err error) error {
+		return ostiary.Errorf(ostiary.Upstream, "not_started", "the server's program could not be started").Because(err)
+	}
+	var files [6]*os.File // read and write ends of stdin, stdout, stderr
+	for i := 0; i < len(files); i += 2 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			closeAll(files[:])
+			return nil, cannot(err)
+		}
+		files[i], files[i+1] = r, w
+	}
+	cmd := &exec.Cmd{
+		Path: p.argv[0], Args: p.argv, Env: p.env, Dir: p.dir,
+		Stdin: files[0], Stdout: files[3], Stderr: files[5],
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+	}
+	if cmd.Env == nil {
+		cmd.Env = []string{} // nil would mean ours
+	}
+	c := &pipe{
+		p: p, in: files[1], out: files[2], err: files[4], born: p.clock(),
+		open: map[int64]*lineReply{}, dead: make(chan struct{}), exited: make(chan struct{}),
+	}
+	started := make(chan error)
+	c.work.Go(func() { c.live(cmd, started) })
+	if err := <-started; err != nil {
+		closeAll(files[:])
+		close(c.dead)
+		return nil, cannot(err)
+	}
+	closeAll([]*os.File{files[0], files[3], files[5]})
+	p.starts.Add(1)
+	c.work.Go(c.read)
+	c.work.Go(c.complain)
+	return c, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// pipe is one run of the program.
+type pipe struct {
+	p       *process
+	in      *os.File // its standard input
+	out     *os.File
+	err     *os.File
+	pid     int
+	born    time.Time
+	modern  bool           // settled by handshake, before anybody else sees the pipe
+	foreign string         // set before dead is closed: it answered what nobody sent
+	work    sync.WaitGroup // live, read, complain
+	exited  chan struct{}  // closed when the program is gone
+	dead    chan struct{}  // closed when no reply can come any more
+
+	writing sync.Mutex // one line at a time
+
+	mu     sync.Mutex // guards what follows
+	lastID int64
+	open   map[int64]*lineReply
+	ending error // why it died, once it did
+}
+
+// live starts the program and waits for its end, on one thread: the kernel
+// kills the child when the thread that started it ends, not the process.
+func (c *pipe) live(cmd *exec.Cmd, started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := cmd.Start()
+	if err == nil {
+		c.pid = cmd.Process.Pid
+	}
+	started <- err
+	if err != nil {
+		close(c.exited)
+		return
+	}
+	err = cmd.Wait()
+	c.signal(syscall.SIGKILL) // whatever it left behind in its group
+	c.p.log.Info("the server's process ended", "pid", c.pid, "how", describeExit(err))
+	close(c.exited)
+	c.out.SetReadDeadline(time.Now().Add(time.Second)) // what it wrote last may still be read
+	c.err.SetReadDeadline(time.Now().Add(time.Second))
+}
+
+func describeExit(err error) string {
+	if err == nil {
+		return "exit status 0"
+	}
+	return err.Error()
+}
+
+// signal reaches the whole group. The group outlives its leader, so this is
+// safe until the leader is waited for, and right after.
+func (c *pipe) signal(s syscall.Signal) {
+	if c.pid > 0 {
+		syscall.Kill(-c.pid, s)
+	}
+}
+
+// read takes the program's messages apart until it ends or misbehaves.
+func (c *pipe) read() {
+	cause := c.lines()
+	c.mu.Lock()
+	c.ending = cause
+	open := c.open
+	c.open = nil
+	c.mu.Unlock()
+	close(c.dead)
+	for _, s := range open {
+		s.end(lost(cause))
+	}
+	c.signal(syscall.SIGKILL)
+	c.out.Close()
+}
+
+// errDied says that the program ended or closed its output.
+var errDied = errors.New("the server's process ended")
+
+func (c *pipe) lines() error {
+	r := bufio.NewReaderSize(c.out, 64<<10)
+	junk := 0
+	for {
+		line, err := readLine(r, c.p.limits.Line)
+		if err != nil {
+			if errors.Is(err, errLong) {
+				return badReply("the server printed a line over its limit", err)
+			}
+			return errDied
+		}
+		if len(line) == 0 {
+			continue
+		}
+		if line[0] != '{' {
+			c.p.dropped.Add(1)
+			if junk++; junk > junkLines {
+				return badReply("the server prints something else than messages", nil)
+			}
+			if junk == 1 {
+				c.p.log.Warn("the server prints something else than messages on its standard output", "line", quote(line))
+			}
+			continue
+		}
+		m, err := mcpwire.Parse(line, c.p.limits.Reply)
+		if err != nil {
+			return ambiguous(err)
+		}
+		if err := c.message(m); err != nil {
+			return err
+		}
+	}
+}
+
+var errLong = errors.New("line over its limit")
+
+// readLine returns one line of its own memory, without its end.
+func readLine(r *bufio.Reader, limit int) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		line = append(line, part...)
+		if len(line) > limit+2 {
+			return nil, errLong
+		}
+		if err == bufio.ErrBufferFull {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		line = line[:len(line)-1]
+		if n := len(line); n > 0 && line[n-1] == '\r' {
+			line = line[:n-1]
+		}
+		return line, nil
+	}
+}
+
+// complain carries the program's standard error to our log, escaped.
+func (c *pipe) complain() {
+	defer c.err.Close()
+	r := bufio.NewReaderSize(c.err, stderrLine)
+	for total := 0; ; {
+		line, err := r.ReadSlice('\n')
+		if len(line) > 0 && total < stderrTotal {
+			total += len(line)
+			c.p.log.Info("the server says", "stderr", quote(line))
+			if total >= stderrTotal {
+				c.p.log.Warn("the server says too much; the rest of its standard error is dropped")
+			}
+		}
+		if err != nil && err != bufio.ErrBufferFull {
+			return
+		}
+	}
+}
+
+// quote makes foreign bytes safe for a log: one line, visible ASCII, bounded.
+func quote(b []byte) string {
+	if len(b) > stderrLine {
+		b = b[:stderrLine]
+	}
+	q := strconv.QuoteToASCII(strings.TrimRight(string(b), "\r\n"))
+	return q[1 : len(q)-1]
+}
+
+// write sends one line whole, or ends the process: half a line cannot be
+// taken back.
+func (c *pipe) write(line []byte) error {
+	line = append(line, '\n')
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.in.SetWriteDeadline(time.Now().Add(writePatience))
+	n, err := c.in.Write(line)
+	switch {
+	case err == nil:
+		return nil
+	case n == 0:
+		return unreachable(err)
+	}
+	c.signal(syscall.SIGKILL)
+	return lost(fmt.Errorf("after %d of %d bytes: %w", n, len(line), err))
+}
+
+// stop ends the program: it is asked by closing its input, then by SIGTERM,
+// then killed, with its whole group. It returns when nothing is left.
+func (c *pipe) stop(patience time.Duration) {
+	c.writing.Lock()
+	c.in.Close()
+	c.writing.Unlock()
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		t := time.NewTimer(patience)
+		select {
+		case <-c.exited:
+			t.Stop()
+			c.work.Wait()
+			return
+		case <-t.C:
+		}
+		c.signal(s)
+	}
+	c.work.Wait()
+}
+
+func (p *process) health() Health {
+	h := p.stats.health(p.name, "stdio")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pipe != nil {
+		h.Protocol = "legacy"
+		if p.pipe.modern {
+			h.Protocol = mcpwire.Version20260728
+		}
+		select {
+		case <-p.pipe.dead:
+			h.State = "failing"
+			if p.pipe.foreign != "" {
+				h.State, h.Why = "quarantined", p.pipe.foreign
+			}
+		default:
+		}
+	}
+	if p.quarantined != "" {
+		h.State, h.Why = "quarantined", p.quarantined
+	}
+	return h
+}
+
+func (p *process) close() {
+	p.mu.Lock()
+	p.closed = true
+	c := p.pipe
+	p.mu.Unlock()
+	if c != nil {
+		c.stop(p.limits.Stop)
+	}
+}
+
