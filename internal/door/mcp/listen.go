@@ -1,0 +1,274 @@
+package mcp
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/gate"
+	"github.com/ostiary/ostiary/internal/mcpwire"
+	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/strictjson"
+)
+
+const (
+	// listenPoll is how soon a listening client learns of a changed list.
+	listenPoll = 2 * time.Second
+	// maxListening bounds open streams of this kind; each costs a goroutine
+	// and an open exchange in the gate.
+	maxListening = 20000
+)
+
+// kinds of lists a client can listen to, in the order they are told.
+type listKinds struct{ tools, prompts, resources bool }
+
+// listen takes subscriptions/listen: an acknowledgement, and then a word
+// whenever a list the client chose has changed.
+func (d *Door) listen(x *visit, _ method) {
+	wanted := x.params().Get("notifications")
+	if wanted.Kind() != ostiary.Object {
+		x.fault(malformed("params", "/params/notifications", "notifications must be an object"))
+		return
+	}
+	if !x.acceptsStream() {
+		x.fault(malformed("accept", "Accept", "this method answers with text/event-stream"))
+		return
+	}
+	on := func(name string) bool { return wanted.Get(name).Kind() == ostiary.True }
+	l := &listening{
+		door: d, subscription: x.msg.ID.Bytes(), acknowledge: true,
+		want: listKinds{on("toolsListChanged"), on("promptsListChanged"), on("resourcesListChanged")},
+	}
+	x.local(x.action, l.open)
+}
+
+// openStream takes GET: the stream of a legacy session. Nothing can be
+// resumed on it, so Last-Event-ID changes nothing, whoever's it is.
+func (d *Door) openStream(x *visit) {
+	if e := d.sessionOnly(x); e != nil {
+		x.fault(e)
+		return
+	}
+	if !x.acceptsStream() {
+		x.fault(malformed("accept", "Accept", "this method answers with text/event-stream"))
+		return
+	}
+	if !x.session.startListening() {
+		x.fault(ostiary.Errorf(ostiary.Conflict, "stream_open", "the session already has an open stream"))
+		return
+	}
+	defer x.session.stopListening()
+	l := &listening{door: d, want: listKinds{true, true, true}, ended: x.session.ended}
+	x.streamOnly = true
+	x.local(x.action, l.open)
+}
+
+func (s *session) startListening() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listening {
+		return false
+	}
+	s.listening = true
+	return true
+}
+
+func (s *session) stopListening() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listening = false
+}
+
+// sessionAction is policy's view of GET and DELETE: listening to lists, and
+// giving up what was begun.
+func sessionAction(x *visit) ostiary.Action {
+	name := policy.ActionSubscribe
+	if x.r.Method == "DELETE" {
+		name = policy.ActionCancel
+	}
+	return ostiary.Action{Name: name, Method: x.r.Method, Server: x.known(x.server)}
+}
+
+// listening is the reply of a long-lived stream. It is read by one goroutine.
+type listening struct {
+	door         *Door
+	subscription []byte // the id of subscriptions/listen, nil for GET
+	want         listKinds
+	ended        <-chan struct{} // of the session; nil if there is none
+
+	acknowledge bool
+	seen        lists
+	queue       []string
+	over        bool
+
+	once sync.Once
+}
+
+// open is the responder: it takes one of the places there are.
+func (l *listening) open(context.Context, *gate.Dispatch) (gate.Stream, error) {
+	if !l.door.watch.enter() {
+		return nil, ostiary.Errorf(ostiary.Exhausted, "listening", "too many streams are open; try again later").Because(gate.ErrNotSent)
+	}
+	l.seen = l.door.watch.now()
+	return l, nil
+}
+
+func (l *listening) Next(ctx context.Context) (gate.Frame, error) {
+	if l.over {
+		return gate.Frame{}, io.EOF
+	}
+	if l.acknowledge {
+		l.acknowledge = false
+		return l.frame(mcpwire.NotifyAcknowledged, l.agreed())
+	}
+	t := time.NewTicker(listenPoll)
+	defer t.Stop()
+	for len(l.queue) == 0 {
+		select {
+		case <-t.C:
+			l.look()
+		case <-l.ended:
+			return l.end()
+		case <-l.door.closed:
+			return l.end()
+		case <-ctx.Done():
+			return l.end() // the client left, which is how a stream ends
+		}
+	}
+	method := l.queue[0]
+	l.queue = l.queue[1:]
+	return l.frame(method, "")
+}
+
+// look queues a notification for each list that changed.
+func (l *listening) look() {
+	now := l.door.watch.now()
+	if l.want.tools && now.tools != l.seen.tools {
+		l.queue = append(l.queue, mcpwire.NotifyToolsChanged)
+	}
+	if l.want.prompts && now.prompts != l.seen.prompts {
+		l.queue = append(l.queue, mcpwire.NotifyPromptsChanged)
+	}
+	if l.want.resources && now.resources != l.seen.resources {
+		l.queue = append(l.queue, mcpwire.NotifyResourcesChanged)
+	}
+	l.seen = now
+}
+
+// agreed is what of the client's wishes is honoured.
+func (l *listening) agreed() string {
+	s := ""
+	for _, k := range []struct {
+		on   bool
+		name string
+	}{{l.want.tools, "toolsListChanged"}, {l.want.prompts, "promptsListChanged"}, {l.want.resources, "resourcesListChanged"}} {
+		if k.on {
+			if s != "" {
+				s += ","
+			}
+			s += `"` + k.name + `":true`
+		}
+	}
+	return `,"notifications":{` + s + `}`
+}
+
+func (l *listening) frame(method, more string) (gate.Frame, error) {
+	params := `{}`
+	if l.subscription != nil {
+		params = `{"_meta":` + l.meta() + more + `}`
+	}
+	return l.parsed(gate.FrameNotification, method, params)
+}
+
+func (l *listening) end() (gate.Frame, error) {
+	l.over = true
+	result := `{}`
+	if l.subscription != nil {
+		result = `{"resultType":"complete","_meta":` + l.meta() + `}`
+	}
+	return l.parsed(gate.FrameResult, "", result)
+}
+
+func (l *listening) meta() string {
+	return `{"` + mcpwire.MetaSubscriptionID + `":` + string(l.subscription) + `}`
+}
+
+func (l *listening) parsed(kind gate.FrameKind, method, body string) (gate.Frame, error) {
+	doc, err := strictjson.Parse([]byte(body), ours)
+	if err != nil {
+		return gate.Frame{}, ostiary.Errorf(ostiary.Internal, "own_frame", "internal error").Because(err)
+	}
+	return gate.Frame{Kind: kind, Method: method, Body: doc.Root()}, nil
+}
+
+func (l *listening) Answer(context.Context, string, gate.FrameKind, []byte) error {
+	return ostiary.Errorf(ostiary.Conflict, "nothing_asked", "nothing was asked")
+}
+
+// Close gives the place back.
+func (l *listening) Close() error {
+	l.once.Do(l.door.watch.leave)
+	return nil
+}
+
+// lists are digests of what is pinned.
+type lists struct{ tools, prompts, resources [32]byte }
+
+// watch says when lists changed. It asks the catalog at most once per
+// listenPoll, however many listen.
+type watch struct {
+	catalog Catalog
+	clock   func() time.Time
+
+	mu      sync.Mutex // guards all below
+	open    int
+	last    lists
+	checked time.Time
+}
+
+func newWatch(c Catalog, clock func() time.Time) *watch { return &watch{catalog: c, clock: clock} }
+
+func (w *watch) enter() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open >= maxListening {
+		return false
+	}
+	w.open++
+	return true
+}
+
+func (w *watch) leave() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open--
+}
+
+func (w *watch) now() lists {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.clock(); w.checked.IsZero() || t.Sub(w.checked) >= listenPoll {
+		w.checked = t
+		w.last = digestLists(w.catalog.Tools())
+	}
+	return w.last
+}
+
+func digestLists(tools []*ostiary.Tool) lists {
+	t, p, r := sha256.New(), sha256.New(), sha256.New()
+	for _, tool := range tools {
+		h := r
+		switch tool.Kind {
+		case "tool":
+			h = t
+		case "prompt":
+			h = p
+		}
+		fmt.Fprintf(h, "%q %q %q %x %d\n", tool.Server, tool.Kind, tool.Name, tool.Pin, tool.State)
+	}
+	return lists{[32]byte(t.Sum(nil)), [32]byte(p.Sum(nil)), [32]byte(r.Sum(nil))}
+}
