@@ -8,6 +8,7 @@ import (
 	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/mcpwire"
 	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
 // actionUntranslated names what never became an action of policy's table: it
@@ -205,7 +206,30 @@ func (d *Door) readResource(x *visit, m method) {
 		x.fault(e)
 		return
 	}
-	d.send(x, m, ostiary.Action{Name: m.action, Method: x.msg.Method, Server: server, URI: uri, Arguments: x.params()})
+	args, e := x.paramsWith("uri", x.params().Get("uri"), uri, mcpwire.AppendString(nil, uri))
+	if e != nil {
+		x.fault(e)
+		return
+	}
+	d.send(x, m, ostiary.Action{Name: m.action, Method: x.msg.Method, Server: server, URI: uri, Arguments: args})
+}
+
+// paramsWith returns the params as they arrived; or, if the client addressed
+// something by its aggregated name, params of our own in which that one
+// member is in the server's words and every other is copied. What is decided
+// on, recorded and forwarded is then these.
+func (x *visit) paramsWith(member string, shown ostiary.Value, own string, raw []byte) (ostiary.Value, *ostiary.Error) {
+	if shown.Is(own) {
+		return x.params(), nil
+	}
+	drop := func(name string) bool {
+		return name == member || name == "_meta" || name == "inputResponses" || name == "requestState"
+	}
+	doc, err := strictjson.Parse(rewrite(x.params(), drop, `"`+member+`":`+string(raw)), strictjson.Request)
+	if err != nil {
+		return ostiary.Value{}, ostiary.AsError(err)
+	}
+	return doc.Root(), nil
 }
 
 // complete asks for completions of an argument of a prompt or a template. The
@@ -228,7 +252,11 @@ func (d *Door) complete(x *visit, m method) {
 		}
 	case ref.Get("type").Is("ref/resource"):
 		var e *ostiary.Error
-		if a.Server, a.URI, e = d.addressed(x, ref.Get("uri"), "/params/ref/uri", "template"); e != nil {
+		if a.Server, a.URI, e = d.addressed(x, ref.Get("uri"), "/params/ref/uri", "template"); e == nil {
+			own := append(mcpwire.AppendString([]byte(`{"type":"ref/resource","uri":`), a.URI), '}')
+			a.Arguments, e = x.paramsWith("ref", ref.Get("uri"), a.URI, own)
+		}
+		if e != nil {
 			x.fault(e)
 			return
 		}

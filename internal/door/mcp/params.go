@@ -1,10 +1,12 @@
 package mcp
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/mcpwire"
 )
 
@@ -17,10 +19,13 @@ func (d *Door) checkParams(x *visit, server, tool string, args ostiary.Value) *o
 	if !ok {
 		return nil // the gate says that there is no such tool
 	}
-	for _, m := range marks(t.Definition.Get("inputSchema"), nil, nil, 0) {
-		name := mcpwire.HeaderParamPrefix + m.header
+	if def := t.Definition.Bytes(); !bytes.Contains(def, []byte("x-mcp-header")) && !bytes.Contains(def, []byte(`\u`)) {
+		return nil // no mark, in either spelling of a name
+	}
+	for _, m := range catalog.Headers(t) {
+		name := mcpwire.HeaderParamPrefix + m.Name
 		h, sent := first(x.r.Header, name)
-		arg := at(args, m.path)
+		arg := at(args, m.Path)
 		switch {
 		case arg.Kind() == ostiary.Absent || arg.Kind() == ostiary.Null:
 			if sent {
@@ -28,42 +33,15 @@ func (d *Door) checkParams(x *visit, server, tool string, args ostiary.Value) *o
 			}
 		case !sent:
 			if !x.legacy() {
-				return mismatch(name, "the argument "+strings.Join(m.path, ".")+" must be mirrored in this header")
+				return mismatch(name, "the argument "+strings.Join(m.Path, ".")+" must be mirrored in this header")
 			}
 		default:
 			if v, err := mcpwire.DecodeHeader(h); err != nil || !mirrors(v, arg) {
-				return mismatch(name, "the header must equal the argument "+strings.Join(m.path, "."))
+				return mismatch(name, "the header must equal the argument "+strings.Join(m.Path, "."))
 			}
 		}
 	}
 	return nil
-}
-
-// mark is one x-mcp-header annotation: the header's name and where the
-// argument is.
-type mark struct {
-	header string
-	path   []string
-}
-
-// maxMarkDepth bounds how deep annotations are looked for; a schema is no
-// deeper than its limits when pinned.
-const maxMarkDepth = 64
-
-// marks collects annotations reached through properties alone: anywhere else
-// they make a definition invalid, and the catalog quarantines it.
-func marks(schema ostiary.Value, path []string, all []mark, depth int) []mark {
-	if depth > maxMarkDepth {
-		return all
-	}
-	for name, property := range schema.Get("properties").Members() {
-		here := append(path[:len(path):len(path)], name)
-		if h := property.Get("x-mcp-header"); h.Kind() == ostiary.String {
-			all = append(all, mark{h.Text(), here})
-		}
-		all = marks(property, here, all, depth+1)
-	}
-	return all
 }
 
 func at(v ostiary.Value, path []string) ostiary.Value {
