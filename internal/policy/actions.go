@@ -33,7 +33,7 @@ const (
 	GroupMCP         = "Mcp"         // everything an agent or a server may do over MCP
 	GroupCallTool    = "CallTool"    // every tool
 	GroupReadOnly    = "read_only"   // tools whose server hints that they change nothing
-	GroupDestructive = "destructive" // tools that say they destroy, or say nothing and are not read_only
+	GroupDestructive = "destructive" // tools whose hints, with MCP's defaults, do not rule out that they destroy
 	GroupLists       = "lists"       // list_tools, list_resources, list_templates, list_prompts
 	GroupSession     = "session"     // initialize, ping, cancel, progress, roots_changed, set_log_level
 	GroupFromServer  = "from_server" // sample, elicit, list_roots

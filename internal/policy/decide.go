@@ -1,0 +1,249 @@
+package policy
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/ostiary/ostiary"
+)
+
+// The codes of a Decision. Each refusal of the strict wrapper has its own, so
+// that it can be counted apart from ordinary denials.
+const (
+	CodePermit        = "permit"
+	CodeForbid        = "forbid"
+	CodeNoPermit      = "no_permit"
+	CodeNoSnapshot    = "no_snapshot"         // nothing is active
+	CodeUnknownAction = "unknown_action"      // the snapshot knows no such tool or method
+	CodeUnvalidated   = "unvalidated_request" // the request does not fit the schema
+	CodeInexact       = "inexact_number"      // a number has no exact reading
+	CodePinMismatch   = "pin_mismatch"        // the tool is not the one policy was compiled for
+	CodeMissingEntity = "missing_entity"      // an entity was asked for that the request does not hold
+	CodeMissingFact   = "missing_fact"        // a fact has no value
+	CodeOverBudget    = "over_budget"         // more than policy will read
+	CodePolicyError   = "policy_error"        // a policy could not be evaluated: a bug in it, or an attack
+	CodeObligation    = "obligation_error"    // a permit whose obligations could not be determined
+	CodeIndex         = "index_mismatch"      // the index and full evaluation disagree: a bug of ours
+	CodeInternal      = "internal"            // a fault was recovered
+)
+
+// verifyEvery is how many decisions pass between two that are also evaluated
+// without the index. A wrong index would be a way around policy; one check in
+// this many finds it in traffic and costs little.
+const verifyEvery = 4096
+
+// Engine decides with the active Snapshot. Safe for concurrent use; a
+// decision uses the one Snapshot it began with.
+type Engine struct {
+	active atomic.Pointer[Snapshot]
+	count  atomic.Uint64
+}
+
+// New returns an Engine without a Snapshot: it denies everything.
+func New() *Engine { return &Engine{} }
+
+// Activate makes a Snapshot the active one, at once and for every decision
+// that begins afterwards. A number that is not above the active one's is a
+// Conflict, and what was active stays; the very same Snapshot is accepted
+// again.
+func (e *Engine) Activate(s *Snapshot) error {
+	if s == nil || s.set == nil || s.number == 0 {
+		return ostiary.Errorf(ostiary.Corrupt, "no_snapshot", "there is no policy snapshot to activate")
+	}
+	for {
+		old := e.active.Load()
+		if old != nil && s.number <= old.number {
+			if s.number == old.number && s.set.digest == old.set.digest {
+				return nil
+			}
+			return ostiary.Errorf(ostiary.Conflict, "snapshot_number", "snapshot %d is active; %d is not newer", old.number, s.number)
+		}
+		if e.active.CompareAndSwap(old, s) {
+			return nil
+		}
+	}
+}
+
+// Active returns the active Snapshot, nil if there is none.
+func (e *Engine) Active() *Snapshot { return e.active.Load() }
+
+// Decide answers one request. It implements gate.Policy: a pure function of
+// the request and the active Snapshot, it never panics outward, and whatever
+// it cannot decide is a denial.
+func (e *Engine) Decide(r *ostiary.Request) ostiary.Decision {
+	s := e.active.Load()
+	if s == nil {
+		return ostiary.Decision{Code: CodeNoSnapshot}
+	}
+	return s.decide(r, e.count.Add(1)%verifyEvery == 0)
+}
+
+// Decide answers one request with this Snapshot, for replay and tests.
+func (s *Snapshot) Decide(r *ostiary.Request) ostiary.Decision { return s.decide(r, false) }
+
+func (s *Snapshot) decide(r *ostiary.Request, verify bool) (d ostiary.Decision) {
+	defer func() {
+		if p := recover(); p != nil {
+			d = ostiary.Decision{Code: CodeInternal}
+		}
+		if !d.Permit {
+			d.Obligations = nil
+		}
+		d.Policy, d.Snapshot = s.set.digest, s.number
+	}()
+	if r == nil {
+		return ostiary.Decision{Code: CodeUnvalidated}
+	}
+	return s.set.decide(r, verify)
+}
+
+// decide is the strict wrapper and the outcome layer.
+func (s *Set) decide(r *ostiary.Request, verify bool) ostiary.Decision {
+	q, ref := s.world.ask(r)
+	if ref != nil {
+		return ostiary.Decision{Code: ref.code, Reasons: []ostiary.Reason{{Policy: "ostiary-request", Text: ref.text}}, Total: s.total()}
+	}
+	creq := q.cedar()
+	if s.world.schema.request(creq) != nil { // its message would print the whole context
+		return ostiary.Decision{Code: CodeUnvalidated, Total: s.total()}
+	}
+	sel := s.authorize.candidates(&q.entities, q.principal, q.act.uid, q.resource)
+	d := ostiary.Decision{Evaluated: len(sel.at), Total: s.total()}
+	allow, diag := s.evaluate(sel, q, creq)
+	if verify {
+		allAllow, allDiag := s.evaluate(s.authorize.all(), q, creq)
+		if allAllow != allow || !sameDiagnostic(diag, allDiag) {
+			d.Code = CodeIndex
+			return d
+		}
+	}
+	if !s.clean(&d, s.authorize, q, diag, CodePolicyError) {
+		return d
+	}
+	d.Reasons = s.authorize.reasons(diag)
+	if !allow {
+		s.deny(&d, q, creq, sel, diag)
+		return d
+	}
+	if !s.oblige(&d, q, creq) {
+		return d
+	}
+	d.Permit, d.Code = true, CodePermit
+	return d
+}
+
+func (s *Set) total() int { return len(s.authorize.policies) + len(s.obligate.policies) }
+
+// evaluate is the only caller of cedar.Authorize.
+func (s *Set) evaluate(sel selection, q *question, creq cedar.Request) (bool, cedar.Diagnostic) {
+	dec, diag := cedar.Authorize(sel, &q.entities, creq)
+	return dec == cedar.Allow, diag
+}
+
+// clean reports whether an evaluation can be relied on. Cedar skips a policy
+// that errs, a forbid too, so any error denies, whatever the decision says.
+func (s *Set) clean(d *ostiary.Decision, x *index, q *question, diag cedar.Diagnostic, code string) bool {
+	switch {
+	case len(diag.Errors) > 0:
+		d.Code = code
+		for _, e := range diag.Errors {
+			c := x.find(e.PolicyID)
+			d.Reasons = append(d.Reasons, ostiary.Reason{Policy: string(e.PolicyID), Text: "this policy could not be evaluated", Where: c.meta.where})
+		}
+		return false
+	case q.entities.missed:
+		d.Code = CodeMissingEntity
+		return false
+	}
+	return true
+}
+
+// deny finishes a denial: by forbids, or for want of a permit. It is
+// requestable only if every forbid names a remedy and policy would permit
+// with all of them: nobody is asked for consent that could not help.
+func (s *Set) deny(d *ostiary.Decision, q *question, creq cedar.Request, sel selection, diag cedar.Diagnostic) {
+	if len(diag.Reasons) == 0 {
+		d.Code = CodeNoPermit
+		d.Reasons = []ostiary.Reason{{Policy: "ostiary-default", Text: "no policy permits " + q.act.name + " for this agent"}}
+		return
+	}
+	d.Code = CodeForbid
+	var remedies []ostiary.Remedy
+	var facts []string
+	for _, why := range diag.Reasons {
+		c := s.authorize.find(why.PolicyID)
+		if c.meta.remedy == "" {
+			return
+		}
+		remedies = append(remedies, ostiary.Remedy{Fact: c.meta.remedy, Policy: string(c.id)})
+		facts = append(facts, c.meta.remedy)
+	}
+	with := creq
+	with.Context = q.satisfiedWith(facts)
+	if allow, again := s.evaluate(sel, q, with); allow && len(again.Errors) == 0 && !q.entities.missed {
+		d.Remedies = remedies
+	}
+}
+
+// satisfiedWith is the context with facts added to context.satisfied.
+func (q *question) satisfiedWith(facts []string) cedar.Record {
+	have := q.context["satisfied"].(cedar.Set)
+	vals := make([]cedar.Value, 0, have.Len()+len(facts))
+	for v := range have.All() {
+		vals = append(vals, v)
+	}
+	for _, f := range facts {
+		vals = append(vals, cedar.String(f))
+	}
+	m := make(cedar.RecordMap, len(q.context))
+	for k, v := range q.context {
+		m[k] = v
+	}
+	m["satisfied"] = cedar.NewSet(vals...)
+	return cedar.NewRecord(m)
+}
+
+// oblige asks the obligate set what a permit demands. Any error denies.
+func (s *Set) oblige(d *ostiary.Decision, q *question, creq cedar.Request) bool {
+	if len(s.obligate.policies) == 0 {
+		return true
+	}
+	sel := s.obligate.candidates(&q.entities, q.principal, q.act.uid, q.resource)
+	d.Evaluated += len(sel.at)
+	if len(sel.at) == 0 {
+		return true
+	}
+	allow, diag := s.evaluate(sel, q, creq)
+	if !s.clean(d, s.obligate, q, diag, CodeObligation) {
+		return false
+	}
+	if !allow {
+		return true
+	}
+	for _, why := range diag.Reasons {
+		c := s.obligate.find(why.PolicyID)
+		d.Obligations = append(d.Obligations, ostiary.Obligation{Type: c.meta.obligation, Properties: c.meta.properties, Policy: string(c.id)})
+	}
+	return true
+}
+
+// reasons returns the determining policies, sorted by id.
+func (x *index) reasons(diag cedar.Diagnostic) []ostiary.Reason {
+	if len(diag.Reasons) == 0 {
+		return nil
+	}
+	out := make([]ostiary.Reason, 0, len(diag.Reasons))
+	for _, r := range diag.Reasons {
+		c := x.find(r.PolicyID)
+		out = append(out, ostiary.Reason{Policy: string(c.id), Text: c.meta.reason, Where: c.meta.where})
+	}
+	return out
+}
+
+// sameDiagnostic compares two evaluations whose policies came in the same
+// order.
+func sameDiagnostic(a, b cedar.Diagnostic) bool {
+	return slices.EqualFunc(a.Reasons, b.Reasons, func(x, y cedar.DiagnosticReason) bool { return x.PolicyID == y.PolicyID }) &&
+		slices.EqualFunc(a.Errors, b.Errors, func(x, y cedar.DiagnosticError) bool { return x.PolicyID == y.PolicyID })
+}
