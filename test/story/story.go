@@ -1,0 +1,303 @@
+// Package story runs txtar stories against the real program: the binary as
+// users build it, a tool server written here by hand, and an agent that can
+// send any bytes at all. It shares no code with the gateway beyond the
+// standard library, so that what it observes is not the gateway's own word.
+//
+// A story's commands, beside those of testscript:
+//
+//	gateway            start "ostiary serve" in the background and wait until it answers
+//	gateway-stop       stop it in an orderly way; gateway-kill: with SIGKILL
+//	toolserver         start the recording tool server in the background (flags below)
+//	agent              send a request and print status and body
+//	sent N FILE        fail unless the recorder received N tool calls
+//	flip FILE OFFSET   change one byte of a file
+//	ports NAME...      set $NAME to a free loopback port each
+package story
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// Main builds the program and runs the tests of a package of stories. It is
+// their TestMain.
+func Main(m *testing.M) {
+	testscript.Main(runner{m}, map[string]func(){
+		"agent":      agentMain,
+		"toolserver": toolserverMain,
+	})
+}
+
+// runner builds the program before the first test. Inside a story the test
+// binary is only a command, and testscript never comes here.
+type runner struct{ m *testing.M }
+
+func (r runner) Run() int {
+	dir, err := os.MkdirTemp("", "ostiary-bin-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "ostiary"), "github.com/ostiary/ostiary/cmd/ostiary")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building the program: %v\n%s", err, out)
+		return 1
+	}
+	os.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH"))
+	return r.m.Run()
+}
+
+// Run runs every story in a folder. A folder without stories fails.
+func Run(t *testing.T, dir string) {
+	found, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no stories in %s", dir)
+	}
+	testscript.Run(t, testscript.Params{
+		Files: found,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("OSTIARY_CONFIG", filepath.Join(e.WorkDir, "ostiary.yaml"))
+			e.Values[stateKey{}] = &state{}
+			e.Defer(func() { e.Values[stateKey{}].(*state).kill() })
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"gateway":      gatewayStart,
+			"gateway-stop": gatewayStop,
+			"gateway-kill": gatewayKill,
+			"start-tools":  toolsStart,
+			"sent":         sent,
+			"flip":         flip,
+			"ports":        ports,
+			"save":         save,
+			"waitlog":      waitlog,
+		},
+		RequireExplicitExec: false,
+	})
+}
+
+type stateKey struct{}
+
+// state is what a story has running.
+type state struct {
+	gateway *process
+	tools   []*process
+}
+
+type process struct {
+	cmd  *exec.Cmd
+	out  *bytes.Buffer
+	done chan error
+}
+
+func (s *state) kill() {
+	for _, p := range append(s.tools, s.gateway) {
+		if p != nil {
+			p.cmd.Process.Kill()
+			<-p.done
+		}
+	}
+}
+
+func start(ts *testscript.TestScript, name string, args ...string) *process {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path = findIn(ts.Getenv("PATH"), name)
+	}
+	p := &process{cmd: exec.Command(path, args...), out: &bytes.Buffer{}, done: make(chan error, 1)}
+	p.cmd.Dir = ts.Getenv("WORK")
+	p.cmd.Env = []string{"HOME=" + ts.Getenv("HOME"), "PATH=" + ts.Getenv("PATH"), "OSTIARY_CONFIG=" + ts.Getenv("OSTIARY_CONFIG"), "TMPDIR=" + ts.Getenv("TMPDIR")}
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	ts.Check(p.cmd.Start())
+	go func() { p.done <- p.cmd.Wait(); close(p.done) }()
+	return p
+}
+
+func findIn(path, name string) string {
+	for _, d := range filepath.SplitList(path) {
+		if f := filepath.Join(d, name); isFile(f) {
+			return f
+		}
+	}
+	return name
+}
+
+func isFile(f string) bool { st, err := os.Stat(f); return err == nil && st.Mode().IsRegular() }
+
+// patience bounds every wait of a story for something that must happen.
+const patience = 30 * time.Second
+
+// eventually asks again until f says yes.
+func eventually(ts *testscript.TestScript, what string, p *process, f func() bool) {
+	deadline := time.Now().Add(patience)
+	for !f() {
+		if p != nil {
+			select {
+			case err := <-p.done:
+				ts.Fatalf("%s ended: %v\n%s", what, err, p.out)
+			default:
+			}
+		}
+		if time.Now().After(deadline) {
+			text := ""
+			if p != nil {
+				p.cmd.Process.Signal(syscall.SIGQUIT)
+				<-p.done
+				text = p.out.String()
+			}
+			ts.Fatalf("%s: not within %v\n%s", what, patience, text)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func gatewayStart(ts *testscript.TestScript, neg bool, args []string) {
+	st := ts.Value(stateKey{}).(*state)
+	p := start(ts, "ostiary", append([]string{"serve"}, args...)...)
+	if neg { // it must refuse to start, and say why on stderr
+		select {
+		case err := <-p.done:
+			if err == nil {
+				ts.Fatalf("the gateway ended without an error")
+			}
+			ts.Check(os.WriteFile(ts.MkAbs("gateway.out"), p.out.Bytes(), 0o644))
+		case <-time.After(patience):
+			p.cmd.Process.Kill()
+			ts.Fatalf("the gateway started")
+		}
+		return
+	}
+	st.gateway = p
+	eventually(ts, "the gateway", p, func() bool {
+		c := exec.Command(findIn(os.Getenv("PATH"), "ostiary"), "status")
+		c.Env, c.Dir = p.cmd.Env, p.cmd.Dir
+		return c.Run() == nil
+	})
+}
+
+func gatewayStop(ts *testscript.TestScript, neg bool, args []string) {
+	st := ts.Value(stateKey{}).(*state)
+	ts.Check(st.gateway.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case err := <-st.gateway.done:
+		ts.Logf("%s", st.gateway.out)
+		ts.Check(err)
+	case <-time.After(patience):
+		ts.Fatalf("the gateway does not stop\n%s", st.gateway.out)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("gateway.out"), st.gateway.out.Bytes(), 0o644))
+	st.gateway = nil
+}
+
+func gatewayKill(ts *testscript.TestScript, neg bool, args []string) {
+	st := ts.Value(stateKey{}).(*state)
+	st.gateway.cmd.Process.Kill()
+	<-st.gateway.done
+	st.gateway = nil
+}
+
+// toolsStart starts the tool server on a port and waits until it listens.
+func toolsStart(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 1 {
+		ts.Fatalf("usage: start-tools PORT [flags]")
+	}
+	st := ts.Value(stateKey{}).(*state)
+	p := start(ts, "toolserver", append([]string{"-addr", "127.0.0.1:" + args[0]}, args[1:]...)...)
+	st.tools = append(st.tools, p)
+	eventually(ts, "the tool server", p, func() bool {
+		c, err := net.Dial("tcp", "127.0.0.1:"+args[0])
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// sent counts tool calls in the recorder's file.
+func sent(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: sent N FILE")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	f, err := os.Open(ts.MkAbs(args[1]))
+	if os.IsNotExist(err) && want == 0 {
+		return
+	}
+	ts.Check(err)
+	defer f.Close()
+	got := 0
+	sc := bufio.NewScanner(f)
+	sc.Buffer(nil, 16<<20)
+	for sc.Scan() {
+		if strings.HasPrefix(sc.Text(), "tools/call ") {
+			got++
+		}
+	}
+	if (got == want) == neg {
+		ts.Fatalf("the tool server received %d calls, want %d", got, want)
+	}
+}
+
+func flip(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: flip FILE OFFSET")
+	}
+	path := ts.MkAbs(args[0])
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	off, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	b[off] ^= 1
+	ts.Check(os.WriteFile(path, b, 0o600))
+}
+
+func ports(ts *testscript.TestScript, neg bool, args []string) {
+	var held []net.Listener
+	for _, name := range args {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		held = append(held, l)
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		ts.Setenv(name, port)
+	}
+	for _, l := range held {
+		l.Close()
+	}
+}
+
+// save runs a command and keeps its standard output, trimmed, in a file:
+// save FILE PROGRAM ARG...
+func save(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: save FILE PROGRAM ARG...")
+	}
+	ts.Check(ts.Exec(args[1], args[2:]...))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.TrimSpace(ts.ReadFile("stdout"))), 0o600))
+}
+
+// waitlog waits until "ostiary log" with the given arguments prints the text:
+// waitlog TEXT ARG...
+func waitlog(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 1 {
+		ts.Fatalf("usage: waitlog TEXT [ARG...]")
+	}
+	eventually(ts, "the log to say "+args[0], nil, func() bool {
+		return ts.Exec("ostiary", append([]string{"log"}, args[1:]...)...) == nil && strings.Contains(ts.ReadFile("stdout"), args[0])
+	})
+}

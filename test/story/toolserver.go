@@ -1,0 +1,128 @@
+package story
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// toolserverMain is the "toolserver" program: a tool server of revision
+// 2026-07-28 written by hand, that records every request as it arrived. It
+// reads its definitions from a file each time it is asked, so a story can
+// change them under an accepted pin.
+//
+// The record has one line a request: method, headers of interest, and the raw
+// body.
+func toolserverMain() {
+	fs := flag.NewFlagSet("toolserver", flag.ExitOnError)
+	addr := fs.String("addr", "127.0.0.1:0", "address")
+	tools := fs.String("tools", "tools.json", "file with the tools array")
+	record := fs.String("record", "record.txt", "file that requests are recorded in")
+	answer := fs.String("answer", "", "file whose bytes are the result of every tools/call")
+	mode := fs.String("mode", "", "misbehave: redirect, drop, hang, wrong-id, twice, huge, error")
+	fs.Parse(os.Args[1:])
+	s := &toolserver{tools: *tools, record: *record, answer: *answer, mode: *mode}
+	fatal(http.ListenAndServe(*addr, s).Error())
+}
+
+type toolserver struct {
+	tools, record, answer, mode string
+	mu                          sync.Mutex
+}
+
+func (s *toolserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	var m struct {
+		ID     json.RawMessage `json:"id"`
+		Method string          `json:"method"`
+	}
+	json.Unmarshal(body, &m)
+	s.note(m.Method, r, body, err)
+	switch m.Method {
+	case "server/discover":
+		s.reply(w, m.ID, `{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"serverInfo":{"name":"recorder","version":"1"},"ttlMs":0,"cacheScope":"private"}`)
+	case "tools/list":
+		b, err := os.ReadFile(s.tools)
+		if err != nil {
+			b = []byte("[]")
+		}
+		s.reply(w, m.ID, `{"resultType":"complete","ttlMs":0,"cacheScope":"private","tools":`+strings.TrimSpace(string(b))+`}`)
+	case "tools/call":
+		s.call(w, r, m.ID)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no such method"}}`, idOf(m.ID))
+	}
+}
+
+func (s *toolserver) call(w http.ResponseWriter, r *http.Request, id json.RawMessage) {
+	result := `{"resultType":"complete","content":[{"type":"text","text":"done"}]}`
+	if s.answer != "" {
+		b, err := os.ReadFile(s.answer)
+		check(err)
+		result = strings.TrimSpace(string(b))
+	}
+	switch s.mode {
+	case "redirect":
+		http.Redirect(w, r, "http://169.254.169.254/latest/meta-data/", http.StatusTemporaryRedirect)
+	case "drop":
+		if c, _, err := w.(http.Hijacker).Hijack(); err == nil {
+			c.Close()
+		}
+	case "hang":
+		time.Sleep(time.Minute)
+	case "wrong-id":
+		s.reply(w, json.RawMessage(`987654321`), result)
+	case "twice":
+		w.Header().Set("Content-Type", "text/event-stream")
+		for range 2 {
+			fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":%s}\n\n", idOf(id), result)
+		}
+	case "huge":
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"`, idOf(id))
+		for range 1 << 10 {
+			io.WriteString(w, strings.Repeat("x", 64<<10))
+		}
+		io.WriteString(w, `"}]}}`)
+	case "error":
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"error":{"code":-32603,"message":"the tool failed"}}`, idOf(id))
+	default:
+		s.reply(w, id, result)
+	}
+}
+
+func idOf(id json.RawMessage) string {
+	if len(id) == 0 {
+		return "null"
+	}
+	return string(id)
+}
+
+func (s *toolserver) reply(w http.ResponseWriter, id json.RawMessage, result string) {
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":%s}`, idOf(id), result)
+}
+
+func (s *toolserver) note(method string, r *http.Request, body []byte, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, ferr := os.OpenFile(s.record, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	check(ferr)
+	defer f.Close()
+	text := strings.NewReplacer("\n", `\n`, "\r", `\r`).Replace(string(body))
+	fmt.Fprintf(f, "%s entry=%s auth=%s cut=%s len=%s %s", method, r.Header.Get("Ostiary-Entry"), r.Header.Get("Authorization"), strconv.FormatBool(err != nil), strconv.Itoa(len(body)), text)
+	for k, v := range r.Header {
+		fmt.Fprintf(f, " | %s=%s", k, strings.Join(v, ";"))
+	}
+	fmt.Fprintln(f)
+}
