@@ -45,7 +45,9 @@ func (s *scanner) folded(i int) ([]byte, bool) {
 
 func (s *scanner) unescaped(i int) string {
 	n := s.nodes[i]
-	return ostiary.NewDocument(s.b, []ostiary.Node{n}).Root().Text()
+	raw := bytes.Clone(s.b[n.Start:n.End])
+	n.Start, n.End = 0, uint32(len(raw))
+	return ostiary.NewDocument(raw, []ostiary.Node{n}).Root().Text()
 }
 
 // distinct refuses names that are equal or differ only in case. Of several

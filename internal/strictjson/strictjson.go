@@ -76,17 +76,15 @@ func Parse(b []byte, l Limits) (*ostiary.Document, error) {
 	if len(b) > l.Bytes || uint64(len(b)) > math.MaxUint32 {
 		return nil, ostiary.Errorf(ostiary.Malformed, "too_large", "the document is longer than %d bytes", max(l.Bytes, 0))
 	}
-	var names [24]name
-	var folded [64]byte
-	s := scanner{
+	s := &scanner{
 		b:      b,
 		limits: l,
 		nodes:  make([]ostiary.Node, 0, estimate(b, l.Nodes)),
-		names:  names[:0],
-		fold:   folder{buf: folded[:0]},
 		seed:   maphash.MakeSeed(),
 	}
 	s.limits.Depth = min(l.Depth, maxDepth)
+	s.names = s.firstNames[:0]
+	s.fold.buf = s.firstFolded[:0]
 	if err := s.document(); err != nil {
 		return nil, err
 	}
@@ -103,6 +101,8 @@ func estimate(b []byte, limit int) int {
 	return max(0, min(n, len(b)/2+1, limit))
 }
 
+// scanner is the state of one Parse: one allocation, whose arrays hold what
+// most documents need.
 type scanner struct {
 	b      []byte
 	at     int
@@ -111,6 +111,9 @@ type scanner struct {
 	names  []name // of all objects still open, the innermost last
 	fold   folder
 	seed   maphash.Seed
+
+	firstNames  [24]name
+	firstFolded [64]byte
 }
 
 func (s *scanner) document() error {
