@@ -268,16 +268,17 @@ func (e *Egress) begin() bool {
 	return true
 }
 
-// behind runs f on a goroutine of its own that Close waits for. f must end
-// soon after its context does.
-func (e *Egress) behind(f func(ctx context.Context)) {
+// behind runs f on a goroutine of its own that Close waits for, or reports
+// that Close has begun. f must end soon after its context does.
+func (e *Egress) behind(f func(ctx context.Context)) bool {
 	if !e.begin() {
-		return
+		return false
 	}
 	go func() {
 		defer e.work.Done()
 		f(e.ctx)
 	}()
+	return true
 }
 
 // Health returns the state of every server, sorted by name.

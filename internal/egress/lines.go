@@ -139,7 +139,7 @@ func (c *pipe) only() *lineReply {
 func (c *pipe) request(m mcpwire.Message) {
 	id := m.ID.Bytes()
 	switch s := c.only(); {
-	case c.modern:
+	case c.modern.Load():
 		c.p.dropped.Add(1)
 		c.p.log.Warn("dropped a request of the server, which this revision does not have")
 	case m.Method == mcpwire.MethodPing:
@@ -295,7 +295,9 @@ func (c *pipe) handshake(ctx context.Context, legacy bool) error {
 		case errors.Is(err, errDied):
 			return err
 		case err == nil:
-			if c.modern, err = discovered(m); err != nil || c.modern {
+			modern, err := discovered(m)
+			c.modern.Store(modern)
+			if err != nil || modern {
 				return err
 			}
 		}
@@ -342,4 +344,3 @@ func (c *pipe) ask(ctx context.Context, patience time.Duration, line func(id int
 		}
 	}
 }
-

@@ -60,6 +60,8 @@ type process struct {
 	slot   chan struct{} // one start at a time
 	legacy atomic.Bool   // the server died of the probe: it is not asked again
 
+	runs sync.WaitGroup // goroutines of every run of the program
+
 	mu          sync.Mutex // guards what follows
 	pipe        *pipe      // nil or dead: not running
 	pause       time.Duration
@@ -110,7 +112,7 @@ func (p *process) call(w *watch, d *gate.Dispatch) (gate.Stream, error) {
 		return nil, notSent(err)
 	}
 	var meta []byte
-	if c.modern {
+	if c.modern.Load() {
 		meta = p.modernMeta
 	}
 	s, err := c.register(w, d)
@@ -253,7 +255,7 @@ func (p *process) spawn() (*pipe, error) {
 		open: map[int64]*lineReply{}, dead: make(chan struct{}), exited: make(chan struct{}),
 	}
 	started := make(chan error)
-	c.work.Go(func() { c.live(cmd, started) })
+	c.run(func() { c.live(cmd, started) })
 	if err := <-started; err != nil {
 		closeAll(files[:])
 		close(c.dead)
@@ -261,8 +263,8 @@ func (p *process) spawn() (*pipe, error) {
 	}
 	closeAll([]*os.File{files[0], files[3], files[5]})
 	p.starts.Add(1)
-	c.work.Go(c.read)
-	c.work.Go(c.complain)
+	c.run(c.read)
+	c.run(c.complain)
 	return c, nil
 }
 
@@ -282,7 +284,7 @@ type pipe struct {
 	err     *os.File
 	pid     int
 	born    time.Time
-	modern  bool           // settled by handshake, before anybody else sees the pipe
+	modern  atomic.Bool    // settled by handshake
 	foreign string         // set before dead is closed: it answered what nobody sent
 	work    sync.WaitGroup // live, read, complain
 	exited  chan struct{}  // closed when the program is gone
@@ -294,6 +296,16 @@ type pipe struct {
 	lastID int64
 	open   map[int64]*lineReply
 	ending error // why it died, once it did
+}
+
+// run runs f on a goroutine that stopping this run, and closing the server,
+// wait for.
+func (c *pipe) run(f func()) {
+	c.p.runs.Add(1)
+	c.work.Go(func() {
+		defer c.p.runs.Done()
+		f()
+	})
 }
 
 // live starts the program and waits for its end, on one thread: the kernel
@@ -346,6 +358,7 @@ func (c *pipe) read() {
 		s.end(lost(cause))
 	}
 	c.signal(syscall.SIGKILL)
+	c.in.Close()
 	c.out.Close()
 }
 
@@ -460,9 +473,7 @@ func (c *pipe) write(line []byte) error {
 // stop ends the program: it is asked by closing its input, then by SIGTERM,
 // then killed, with its whole group. It returns when nothing is left.
 func (c *pipe) stop(patience time.Duration) {
-	c.writing.Lock()
-	c.in.Close()
-	c.writing.Unlock()
+	c.in.Close() // a write under way ends with it
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		t := time.NewTimer(patience)
 		select {
@@ -483,7 +494,7 @@ func (p *process) health() Health {
 	defer p.mu.Unlock()
 	if p.pipe != nil {
 		h.Protocol = "legacy"
-		if p.pipe.modern {
+		if p.pipe.modern.Load() {
 			h.Protocol = mcpwire.Version20260728
 		}
 		select {
@@ -504,10 +515,13 @@ func (p *process) health() Health {
 func (p *process) close() {
 	p.mu.Lock()
 	p.closed = true
+	p.mu.Unlock()
+	p.slot <- struct{}{} // a start under way ends with the owner's context; none begins after it
+	p.mu.Lock()
 	c := p.pipe
 	p.mu.Unlock()
 	if c != nil {
 		c.stop(p.limits.Stop)
 	}
+	p.runs.Wait()
 }
-

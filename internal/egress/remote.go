@@ -395,13 +395,15 @@ type watch struct {
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
 	end    time.Time
-	unhook func() bool
+	caller func() bool // lets go of the caller's context
+	owner  func() bool
 }
 
 func newWatch(ctx, owner context.Context, first, total time.Duration) *watch {
 	w := &watch{end: time.Now().Add(total)}
-	w.ctx, w.cancel = context.WithCancelCause(ctx)
-	w.unhook = context.AfterFunc(owner, func() { w.cancel(errClosing) })
+	w.ctx, w.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	w.caller = context.AfterFunc(ctx, func() { w.cancel(context.Cause(ctx)) })
+	w.owner = context.AfterFunc(owner, func() { w.cancel(errClosing) })
 	w.timer = time.AfterFunc(min(first, total), func() { w.cancel(errSilent) })
 	return w
 }
@@ -409,10 +411,18 @@ func newWatch(ctx, owner context.Context, first, total time.Duration) *watch {
 // touch says that something arrived: patience starts again.
 func (w *watch) touch(d time.Duration) { w.timer.Reset(min(d, time.Until(w.end))) }
 
+// outlive lets the rest of a finished call take d, whether its caller stays
+// or not.
+func (w *watch) outlive(d time.Duration) {
+	w.caller()
+	w.timer.Reset(d)
+}
+
 // stop frees everything. It may be called more than once.
 func (w *watch) stop() {
 	w.timer.Stop()
-	w.unhook()
+	w.caller()
+	w.owner()
 	w.cancel(nil)
 }
 

@@ -262,13 +262,17 @@ func (p *remoteReply) finish() {
 			p.w.stop()
 			return
 		}
-		p.w.timer.Reset(drainTime)
-		p.r.owner.behind(func(context.Context) {
+		p.w.outlive(drainTime)
+		behind := p.r.owner.behind(func(context.Context) {
 			if n := drain(p.body); n > 8 { // more than the end of the last event
 				p.r.drop("messages after the reply")
 			}
 			p.w.stop()
 		})
+		if !behind {
+			p.w.stop()
+			p.body.Close()
+		}
 	})
 }
 
@@ -282,10 +286,11 @@ func (p *remoteReply) Close() error {
 			return
 		}
 		p.body.Close()
-		p.w.timer.Reset(drainTime)
-		p.r.owner.behind(func(context.Context) {
-			defer p.w.stop()
-			if err := p.r.tell(p.w, p.d, p.session, appendCancelled(nil, p.id)); err != nil {
+		p.w.stop()
+		p.r.owner.behind(func(ctx context.Context) {
+			w := newWatch(ctx, ctx, drainTime, drainTime)
+			defer w.stop()
+			if err := p.r.tell(w, p.d, p.session, appendCancelled(nil, p.id)); err != nil {
 				p.r.log.Debug("a cancellation was lost", "error", err)
 			}
 		})

@@ -64,7 +64,11 @@ func (r *remote) session(w *watch, d *gate.Dispatch) (*session, error) {
 	if s.touch(r.clock()) {
 		return s, nil
 	}
-	return s, r.handshake(w, d, s)
+	if err := r.handshake(w, d, s); err != nil {
+		r.era.Store(eraUnknown) // perhaps it is not a legacy server any more
+		return nil, err
+	}
+	return s, nil
 }
 
 func (r *remote) find(id ostiary.SessionID) *session {
@@ -108,7 +112,6 @@ func (r *remote) handshake(w *watch, d *gate.Dispatch, s *session) error {
 	named := resp.Header[mcpwire.HeaderSessionID]
 	m, err := r.one(w, resp, id)
 	if err != nil {
-		r.era.Store(eraUnknown)
 		return err
 	}
 	version, err := initializeResult(m)
