@@ -29,7 +29,7 @@ func Families() []string { return slices.Clone(families) }
 const EntryHeader = "Ostiary-Entry"
 
 // EntryMeta is the member of _meta that says the same over stdio.
-const EntryMeta = "ostiary/entry"
+const EntryMeta = "dev.ostiary/entry"
 
 // world is what the tools act on, shared by every session and transport.
 type world struct {
