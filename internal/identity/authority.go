@@ -44,6 +44,7 @@ const (
 	DefaultJoinLife    = time.Hour
 	MaxJoinLife        = 7 * 24 * time.Hour // long enough for a machine that is being shipped
 	DefaultMandateLife = 90 * 24 * time.Hour
+	DefaultGrace       = 72 * time.Hour // a long weekend
 
 	// backdate is how far before the moment of issue a credential starts to
 	// be valid, so that a verifier whose clock is a little behind ours
@@ -67,7 +68,7 @@ type Mandates interface {
 
 // Event is a change the authority is about to make or hand out.
 type Event struct {
-	What      string // "join_token", "enrol", "renew", "token", "revoke"
+	What      string // "join_token", "enrol", "renew", "return", "token", "revoke"
 	Agent     ostiary.AgentID
 	Principal ostiary.PrincipalID
 	Mandate   ostiary.MandateID
@@ -92,9 +93,18 @@ type Options struct {
 	SVIDLife    time.Duration    // 0: DefaultSVIDLife; at most MaxSVIDLife
 	TokenLife   time.Duration    // the most a bearer token lives; 0: MaxTokenLife, which is also the limit
 	MandateLife time.Duration    // of the standing mandate written at enrolment; 0: DefaultMandateLife
-	Lease       time.Duration    // refuse everyone when Refresh has not succeeded for this long; 0: never
-	Issuer      string           // of bearer tokens; "": "https://<TrustDomain>/ostiary"
-	Hosts       []string         // DNS names and IP addresses of the gateway beside localhost, 127.0.0.1 and ::1
+
+	// Grace is how long after its end an SVID can still be exchanged for a
+	// new one by whoever holds its key; 0 is [DefaultGrace], negative is
+	// never. It lets a machine that slept come back without a new join
+	// token. What it costs: a stolen key file is good for this long instead
+	// of one SVID's life, unless the agent is revoked. An expired SVID opens
+	// nothing else.
+	Grace time.Duration
+
+	Lease  time.Duration // refuse everyone when Refresh has not succeeded for this long; 0: never
+	Issuer string        // of bearer tokens; "": "https://<TrustDomain>/ostiary"
+	Hosts  []string      // DNS names and IP addresses of the gateway beside localhost, 127.0.0.1 and ::1
 }
 
 // Authority is the trust domain's certificate authority and its memory of who
@@ -111,6 +121,7 @@ type Authority struct {
 	tokenLife   time.Duration
 	mandateLife time.Duration
 	lease       time.Duration
+	grace       time.Duration
 
 	ca     *ca
 	tokens *tokens
@@ -133,7 +144,7 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	a := &Authority{
 		domain: o.TrustDomain, issuer: o.Issuer, registry: o.Registry, mandates: o.Mandates, record: o.Record,
 		clock: &clock{read: o.Clock}, log: o.Log, svidLife: o.SVIDLife, tokenLife: o.TokenLife,
-		mandateLife: o.MandateLife, lease: o.Lease,
+		mandateLife: o.MandateLife, lease: o.Lease, grace: o.Grace,
 	}
 	a.self = &ostiary.Self{Agent: ostiary.AgentID("spiffe://" + o.TrustDomain + gatewayPath)}
 	var err error
@@ -169,6 +180,7 @@ func (o *Options) complete() error {
 	o.SVIDLife = orDefault(o.SVIDLife, DefaultSVIDLife)
 	o.TokenLife = orDefault(o.TokenLife, MaxTokenLife)
 	o.MandateLife = orDefault(o.MandateLife, DefaultMandateLife)
+	o.Grace = max(orDefault(o.Grace, DefaultGrace), 0)
 	if o.SVIDLife < time.Minute || o.SVIDLife > MaxSVIDLife {
 		return bad("svid_life", fmt.Sprintf("an SVID lives at least a minute and at most %s", MaxSVIDLife))
 	}

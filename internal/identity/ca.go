@@ -46,13 +46,14 @@ type ca struct {
 	signer       crypto.Signer // of the intermediate
 	roots        *x509.CertPool
 	between      *x509.CertPool
+	anchors      *x509.CertPool // both, for clients that send their SVID alone
 }
 
 func openCA(domain, dir string, keys Keys, now time.Time) (*ca, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	c := &ca{domain: domain, roots: x509.NewCertPool(), between: x509.NewCertPool()}
+	c := &ca{domain: domain, roots: x509.NewCertPool(), between: x509.NewCertPool(), anchors: x509.NewCertPool()}
 	var err error
 	if c.root, err = loadOrMakeRoot(domain, filepath.Join(dir, "root.pem"), keys, now); err != nil {
 		return nil, err
@@ -67,6 +68,8 @@ func openCA(domain, dir string, keys Keys, now time.Time) (*ca, error) {
 	}
 	c.roots.AddCert(c.root)
 	c.between.AddCert(c.intermediate)
+	c.anchors.AddCert(c.root)
+	c.anchors.AddCert(c.intermediate)
 	if _, err := c.intermediate.Verify(x509.VerifyOptions{Roots: c.roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return nil, fmt.Errorf("intermediate.pem does not lead to root.pem: %w", err)
 	}

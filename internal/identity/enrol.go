@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -229,6 +230,63 @@ func (a *Authority) Renew(ctx context.Context, s ostiary.Subject, csrDER []byte)
 	}
 	chain, err := a.issue(ctx, "renew", g.AgentRecord, pub)
 	return chain, g.AgentRecord, err
+}
+
+// Return signs a new SVID for an agent that was away longer than its SVID
+// lived. The signing request must be by the key of the old SVID, which proves
+// that whoever asks still holds it; sent again by somebody else, it yields a
+// certificate for a key they do not hold. Everything else is looked at as if
+// the SVID had not ended. See [Options.Grace].
+func (a *Authority) Return(ctx context.Context, svidDER, csrDER []byte) ([][]byte, AgentRecord, error) {
+	pub, err := a.newKey(csrDER)
+	if err != nil {
+		return nil, AgentRecord{}, err
+	}
+	p, err := a.endedPeer(svidDER)
+	if err == nil {
+		var key ostiary.Digest
+		if key, err = keyDigest(pub); err == nil && key != p.key {
+			err = errors.New("the signing request is not by the SVID's key")
+		}
+	}
+	d, now := a.dir.Load(), a.clock.Now()
+	if err == nil && now.After(p.ends.Add(a.grace)) {
+		err = errors.New("the SVID ended too long ago")
+	}
+	if err == nil {
+		if why := d.revoked(p.agent, p.key, p.serial, p.issued, p.epoch); why != "" {
+			err = errors.New(why)
+		}
+	}
+	if err != nil {
+		_, err := refuse(err)
+		return nil, AgentRecord{}, err
+	}
+	g, err := d.stands(now, p.agent, "")
+	if err != nil {
+		return nil, AgentRecord{}, err
+	}
+	chain, err := a.issue(ctx, "return", g.AgentRecord, pub)
+	return chain, g.AgentRecord, err
+}
+
+// endedPeer reads an SVID of ours whatever the time. Our intermediate signs
+// SVIDs directly, so its one signature is the whole chain.
+func (a *Authority) endedPeer(der []byte) (*peer, error) {
+	if len(der) > MaxCSR {
+		return nil, errors.New("the SVID is too long")
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	if err := cert.CheckSignatureFrom(a.ca.intermediate); err != nil {
+		return nil, err
+	}
+	if len(cert.UnhandledCriticalExtensions) > 0 {
+		return nil, errors.New("the SVID has an unknown critical extension")
+	}
+	return readSVID(cert, a.domain)
 }
 
 // newKey reads a signing request and refuses a key that was revoked.

@@ -27,6 +27,7 @@ const (
 	BundlePath = "/v1/bundle" // GET: the trust bundle, PEM; anyone
 	EnrolPath  = "/v1/enrol"  // POST {"token","csr"}: anyone with a join token
 	RenewPath  = "/v1/renew"  // POST {"csr"}: over mutual TLS with the present SVID
+	ReturnPath = "/v1/return" // POST {"svid","csr"}: with an SVID that has ended, by its key
 )
 
 const (
@@ -46,13 +47,16 @@ const (
 var bodyLimits = strictjson.Limits{Bytes: maxBody, Depth: 1, Nodes: 8, Elements: 2, Literal: 1, Key: 16}
 
 // Handler serves the identity endpoints. It does not authenticate who may
-// enrol beyond the join token, and it answers browsers nothing.
+// enrol beyond the join token, and it answers browsers nothing. It reads the
+// connection's state from the request's TLS field: a server whose listener
+// hides it from net/http must fill it in.
 func (a *Authority) Handler() http.Handler {
 	h := &endpoints{a, rate.NewLimiter(enrolRate, enrolBurst)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+BundlePath, h.bundle)
 	mux.HandleFunc("POST "+EnrolPath, h.enrol)
 	mux.HandleFunc("POST "+RenewPath, h.renew)
+	mux.HandleFunc("POST "+ReturnPath, h.comeBack)
 	return mux
 }
 
@@ -68,21 +72,34 @@ func (h *endpoints) bundle(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (h *endpoints) enrol(w http.ResponseWriter, r *http.Request) {
-	if r.TLS == nil && !loopback(r) {
-		h.fail(r.Context(), w, ostiary.Errorf(ostiary.Denied, "tls_required", "a join token is taken over TLS only"))
-		return
-	}
-	if !h.strangers.Allow() {
-		h.fail(r.Context(), w, ostiary.Errorf(ostiary.Exhausted, "enrol_rate", "too many enrolments at once: try again in a few seconds"))
-		return
-	}
-	in, err := readBody(w, r, "token", "csr")
+	in, err := h.stranger(w, r, "token", "csr")
 	if err != nil {
 		h.fail(r.Context(), w, err)
 		return
 	}
 	chain, record, err := h.authority.Enrol(r.Context(), in["token"], []byte(in["csr"]))
 	h.answer(r.Context(), w, chain, record, err)
+}
+
+func (h *endpoints) comeBack(w http.ResponseWriter, r *http.Request) {
+	in, err := h.stranger(w, r, "svid", "csr")
+	if err != nil {
+		h.fail(r.Context(), w, err)
+		return
+	}
+	chain, record, err := h.authority.Return(r.Context(), []byte(in["svid"]), []byte(in["csr"]))
+	h.answer(r.Context(), w, chain, record, err)
+}
+
+// stranger reads the request of somebody whose connection proves nothing.
+func (h *endpoints) stranger(w http.ResponseWriter, r *http.Request, names ...string) (map[string]string, error) {
+	if r.TLS == nil && !loopback(r) {
+		return nil, ostiary.Errorf(ostiary.Denied, "tls_required", "this is taken over TLS only")
+	}
+	if !h.strangers.Allow() {
+		return nil, ostiary.Errorf(ostiary.Exhausted, "enrol_rate", "too many enrolments at once: try again in a few seconds")
+	}
+	return readBody(w, r, names...)
 }
 
 // renew takes the certificate of the connection itself: nothing a client
@@ -107,7 +124,7 @@ func (h *endpoints) renew(w http.ResponseWriter, r *http.Request) {
 }
 
 // readBody reads a JSON object with exactly the members named, each a text.
-// The member csr is decoded from base64.
+// The members csr and svid are decoded from base64.
 func readBody(w http.ResponseWriter, r *http.Request, names ...string) (map[string]string, error) {
 	if len(r.Header.Values("Origin")) > 0 {
 		return nil, ostiary.Errorf(ostiary.Denied, "origin", "this is not for browsers").At("Origin")
@@ -135,11 +152,16 @@ func readBody(w http.ResponseWriter, r *http.Request, names ...string) (map[stri
 	if v.Len() != len(names) {
 		return nil, ostiary.Errorf(ostiary.Malformed, "member", "the body has members that are not known here")
 	}
-	der, err := base64.StdEncoding.Strict().DecodeString(out["csr"])
-	if err != nil {
-		return nil, ostiary.Errorf(ostiary.Malformed, "base64", "the signing request must be DER in base64").At("/csr")
+	for _, name := range names {
+		if name == "token" {
+			continue
+		}
+		der, err := base64.StdEncoding.Strict().DecodeString(out[name])
+		if err != nil {
+			return nil, ostiary.Errorf(ostiary.Malformed, "base64", "the member %s must be DER in base64", name).At("/" + name)
+		}
+		out[name] = string(der)
 	}
-	out["csr"] = string(der)
 	return out, nil
 }
 

@@ -278,6 +278,60 @@ func TestEndpoints(t *testing.T) {
 			t.Fatalf("revoked: %d %+v", status, a)
 		}
 	})
+	t.Run("back after a weekend", func(t *testing.T) {
+		b := open(t)
+		s := b.serve(t)
+		svid, key := b.holder(t, "laptop")
+		old := base64.StdEncoding.EncodeToString(svid.Certificate[0])
+		b.pass(60 * time.Hour)
+		c, _ := b.client(t)
+		back := func(old string, key *ecdsa.PrivateKey) (int, answer) {
+			return post(t, c, s.URL+"/v1/return", `{"svid":"`+old+`","csr":"`+base64.StdEncoding.EncodeToString(csr(t, key, nil))+`"}`)
+		}
+		if status, a := back(old, key); status != 200 || a.Agent != "spiffe://test.example/agent/laptop" {
+			t.Fatalf("%d %+v", status, a)
+		}
+		if status, a := back(old, newKey(t)); status != 401 || a.Chain != "" {
+			t.Fatalf("by another key: %d %+v", status, a)
+		}
+		foreign, foreignKey := open(t).holder(t, "laptop")
+		if status, _ := back(base64.StdEncoding.EncodeToString(foreign.Certificate[0]), foreignKey); status != 401 {
+			t.Fatalf("of another authority: %d", status)
+		}
+		if status, _ := back("AAAA", key); status != 401 {
+			t.Fatalf("with noise: %d", status)
+		}
+		// The SVID that has ended opens nothing but this.
+		mine, _ := b.client(t, svid)
+		if status, _ := get(t, mine, s.URL+"/who"); status == 200 {
+			t.Fatal("an expired SVID was accepted")
+		}
+		b.pass(13 * time.Hour)
+		if status, a := back(old, key); status != 401 || a.Chain != "" {
+			t.Fatalf("after too long: %d %+v", status, a)
+		}
+		b.pass(-13 * time.Hour)
+		if status, _ := back(old, key); status != 401 {
+			t.Fatal("L05 the clock was set back and it revived")
+		}
+	})
+	t.Run("revoked while away", func(t *testing.T) {
+		b := open(t)
+		svid, key := b.holder(t, "laptop")
+		b.pass(time.Hour)
+		if _, err := b.Revoke(t.Context(), identity.Revocation{Kind: identity.RevokeAgent, Subject: "spiffe://test.example/agent/laptop"}); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := b.Return(t.Context(), svid.Certificate[0], csr(t, key, nil))
+		refusedAs(t, err, ostiary.Unauthenticated)
+	})
+	t.Run("never", func(t *testing.T) {
+		b := open(t, func(o *identity.Options) { o.Grace = -1 })
+		svid, key := b.holder(t, "laptop")
+		b.pass(identity.DefaultSVIDLife + time.Second)
+		_, _, err := b.Return(t.Context(), svid.Certificate[0], csr(t, key, nil))
+		refusedAs(t, err, ostiary.Unauthenticated)
+	})
 	t.Run("in plain text from elsewhere", func(t *testing.T) {
 		r := httptest.NewRequest("POST", "/v1/enrol", bytes.NewReader([]byte(enrol(join))))
 		r.Header.Set("Content-Type", "application/json")

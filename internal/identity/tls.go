@@ -101,8 +101,8 @@ func (a *Authority) ServerTLS() *tls.Config {
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{"http/1.1"},
 		GetCertificate:         a.gate.certificate,
-		ClientAuth:             tls.RequestClientCert, // verified by VerifyConnection, on every handshake
-		ClientCAs:              a.ca.roots,            // which certificates a client should offer
+		ClientAuth:             tls.VerifyClientCertIfGiven, // the chain; what it says, and revocation, are VerifyConnection's
+		ClientCAs:              a.ca.anchors,
 		VerifyConnection:       a.verifyConnection,
 		SessionTicketsDisabled: true,
 		Time:                   a.clock.Now,
