@@ -82,6 +82,9 @@ func (e *EventReader) next() (Event, error) {
 				return ev, nil
 			}
 			ev, data, started = Event{}, false, false // without data it is no event
+			if e.idle++; e.idle > maxIdle {
+				return Event{}, idleTooLong()
+			}
 			continue
 		}
 		name, value, _ := bytes.Cut(line, []byte{':'})
@@ -109,13 +112,17 @@ func (e *EventReader) next() (Event, error) {
 			}
 		}
 		if e.idle += len(line) + 1; e.idle > maxIdle {
-			return Event{}, ostiary.Errorf(ostiary.Malformed, "idle", "more than %d bytes without an event", maxIdle)
+			return Event{}, idleTooLong()
 		}
 	}
 }
 
 func tooLong() error {
 	return ostiary.Errorf(ostiary.Malformed, "too_large", "an event is over its limit")
+}
+
+func idleTooLong() error {
+	return ostiary.Errorf(ostiary.Malformed, "idle", "more than %d bytes without an event", maxIdle)
 }
 
 // line appends the next line, without its end, to buf. Comments are dropped
@@ -133,8 +140,8 @@ func (e *EventReader) line(buf []byte, held int) ([]byte, error) {
 		}
 		if !e.begun {
 			e.begun = true
-			if skipped, err := e.mark(); err != nil || skipped {
-				if err != nil {
+			if chunk[0] == mark[0] {
+				if err := e.skipMark(); err != nil {
 					return buf, err
 				}
 				continue
@@ -155,7 +162,7 @@ func (e *EventReader) line(buf []byte, held int) ([]byte, error) {
 		comment = comment || len(buf) == 0 && len(part) > 0 && part[0] == ':'
 		if comment {
 			if e.idle += len(part) + 1; e.idle > maxIdle {
-				return buf, ostiary.Errorf(ostiary.Malformed, "idle", "more than %d bytes without an event", maxIdle)
+				return buf, idleTooLong()
 			}
 		} else {
 			buf = append(buf, part...)
@@ -176,18 +183,20 @@ func (e *EventReader) line(buf []byte, held int) ([]byte, error) {
 	}
 }
 
-// mark skips a byte order mark at the very start.
-func (e *EventReader) mark() (bool, error) {
-	const bom = "\ufeff"
-	b, err := e.r.Peek(len(bom))
-	if string(b) == bom {
-		_, err := e.r.Discard(len(bom))
-		return true, err
+// mark is the byte order mark.
+const mark = "\ufeff"
+
+// skipMark skips a byte order mark, which may stand at the very start.
+func (e *EventReader) skipMark() error {
+	b, err := e.r.Peek(len(mark))
+	if string(b) == mark {
+		_, _ = e.r.Discard(len(mark))
+		return nil
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
+	if errors.Is(err, io.EOF) {
+		return nil // the stream is shorter, and read as it is
 	}
-	return false, nil
+	return err
 }
 
 // AppendEvent appends one event. Every line of data, whatever ends it (CR, LF
