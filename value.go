@@ -207,6 +207,9 @@ func (v Value) Elements() iter.Seq2[int, Value] {
 
 // Pointer appends a member name to a JSON Pointer (RFC 6901).
 func Pointer(base, name string) string {
+	if !strings.ContainsAny(name, "~/") {
+		return base + "/" + name
+	}
 	return base + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
 }
 
