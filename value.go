@@ -150,7 +150,10 @@ func (v Value) Int() (int64, bool) {
 		return 0, false
 	}
 	i, err := strconv.ParseInt(s, 10, 64)
-	return i, err == nil
+	if err != nil {
+		return 0, false
+	}
+	return i, true
 }
 
 // Get returns the member of an object with that name, Absent if there is none

@@ -88,6 +88,9 @@ func TestText(t *testing.T) {
 		if v.Text() != want || !v.Is(want) || v.Is(want+"x") || v.Is(lit) {
 			t.Errorf("%s: %q", lit, v.Text())
 		}
+		if lit == `"\u0000"` {
+			continue // no name may hold it
+		}
 		if got := scan(t, `{"x":1,`+lit+`:2}`).Get(want); got.Literal() != "2" {
 			t.Errorf("%s as a name: %s", lit, got.Bytes())
 		}
