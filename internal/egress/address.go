@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ostiary/ostiary"
@@ -182,8 +183,8 @@ func ParseURL(s string) (*url.URL, error) {
 		return fail(why)
 	}
 	port := u.Port()
-	if strings.HasSuffix(u.Host, ":") || len(port) > 1 && port[0] == '0' {
-		return fail("its port is not a plain number")
+	if n, err := strconv.ParseUint(port, 10, 16); strings.HasSuffix(u.Host, ":") || port != "" && (err != nil || n == 0 || port[0] == '0') {
+		return fail("its port is not a number from 1 to 65535")
 	}
 	if u.Scheme == "http" && port == "80" || u.Scheme == "https" && port == "443" {
 		u.Host = strings.TrimSuffix(u.Host, ":"+port)

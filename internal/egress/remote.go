@@ -209,15 +209,11 @@ func wireName(a *ostiary.Action) string {
 func (r *remote) refused(w *watch, resp *http.Response, id int64, s *session) (gate.Stream, error) {
 	status := resp.StatusCode
 	m, err := r.one(w, resp, id)
-	if s != nil && (status == http.StatusNotFound || status == http.StatusBadRequest && err != nil) {
-		if s.forget() && status == http.StatusNotFound {
-			return nil, ostiary.Errorf(ostiary.Upstream, "session_ended", "the server ended its session; a new one opens with the next call")
-		}
+	if r.wrongEra(m, err, s) {
+		r.era.Store(eraUnknown) // ask again before the next call
 	}
-	if s == nil {
-		if code, _ := m.Error.Get("code").Int(); err != nil || code == mcpwire.CodeUnsupportedVersion {
-			r.era.Store(eraUnknown) // ask again before the next call
-		}
+	if s != nil && (err != nil && status == http.StatusBadRequest || status == http.StatusNotFound) && s.forget() && status == http.StatusNotFound {
+		return nil, ostiary.Errorf(ostiary.Upstream, "session_ended", "the server ended its session; a new one opens with the next call")
 	}
 	if err != nil {
 		return nil, err
@@ -227,6 +223,20 @@ func (r *remote) refused(w *watch, resp *http.Response, id int64, s *session) (g
 	}
 	w.stop()
 	return &finalReply{frame: gate.Frame{Kind: gate.FrameError, Body: m.Error}}, nil
+}
+
+// wrongEra reports whether a refusal may mean that the server speaks the other
+// era now: a modern one that is not understood, a legacy one answered with an
+// error that only the modern revision has.
+func (r *remote) wrongEra(m mcpwire.Message, err error, s *session) bool {
+	code, _ := m.Error.Get("code").Int()
+	switch {
+	case s == nil:
+		return err != nil || code == mcpwire.CodeUnsupportedVersion
+	case code == mcpwire.CodeHeaderMismatch, code == mcpwire.CodeMissingCapability, code == mcpwire.CodeUnsupportedVersion:
+		return true
+	}
+	return false
 }
 
 // finalReply is a reply that is already whole.

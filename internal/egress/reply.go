@@ -18,10 +18,12 @@ import (
 )
 
 const (
-	// drainBytes and drainTime bound how long we wait for the end of a reply
-	// whose last message has arrived, to be able to use the connection again.
-	drainBytes = 16 << 10
-	drainTime  = 2 * time.Second
+	// drainBytes, drainEvents and drainTime bound how long we wait for the end
+	// of a reply whose last message has arrived, to be able to use the
+	// connection again.
+	drainBytes  = 16 << 10
+	drainEvents = 16
+	drainTime   = 2 * time.Second
 	// maxErrorBody bounds the body of an answer that is an error: one message.
 	maxErrorBody = 64 << 10
 )
@@ -263,10 +265,15 @@ func (p *remoteReply) finish() {
 			return
 		}
 		p.w.outlive(drainTime)
+		p.body.w = nil // its patience is drainTime now, whatever comes
 		behind := p.r.owner.behind(func(context.Context) {
-			if n := drain(p.body); n > 8 { // more than the end of the last event
-				p.r.drop("messages after the reply")
+			for range drainEvents {
+				if _, err := p.events.Next(); err != nil {
+					break
+				}
+				p.r.drop("a message after the reply")
 			}
+			p.body.Close()
 			p.w.stop()
 		})
 		if !behind {
@@ -366,7 +373,7 @@ func (r *remote) oneEvent(body io.Reader, id int64) (mcpwire.Message, error) {
 type meter struct {
 	io.ReadCloser
 	left int64
-	w    *watch
+	w    *watch // nil: nobody needs to know
 	idle time.Duration
 }
 
@@ -375,7 +382,7 @@ func (m *meter) Read(b []byte) (int, error) {
 		return 0, ostiary.Errorf(ostiary.Upstream, "too_large", "the server's reply is too large")
 	}
 	n, err := m.ReadCloser.Read(b[:min(int64(len(b)), m.left)])
-	if m.left -= int64(n); n > 0 {
+	if m.left -= int64(n); n > 0 && m.w != nil {
 		m.w.touch(m.idle)
 	}
 	return n, err
@@ -403,10 +410,9 @@ func (m *meter) all(length int64, limit int) ([]byte, error) {
 }
 
 // drain reads the little that may be left of a body and closes it.
-func drain(body io.ReadCloser) int64 {
-	n, _ := io.Copy(io.Discard, io.LimitReader(body, drainBytes))
+func drain(body io.ReadCloser) {
+	io.Copy(io.Discard, io.LimitReader(body, drainBytes))
 	body.Close()
-	return n
 }
 
 // asked are the open requests of a server in one reply.
