@@ -488,16 +488,18 @@ func (k *check) validate() {
 	}
 	for _, msg := range k.world.schema.policy(k.id, k.policy, cut) {
 		at, suggestion := k.seg.start, ""
+		guard := "context.input has x"
 		if m := messageAttr.FindStringSubmatch(msg); m != nil {
 			p := strings.Split(m[1], ".")
 			if strings.Contains(msg, "in context for") {
 				p = append([]string{"context"}, p...)
 			}
 			at = k.at(p...)
+			guard = strings.Join(p[:len(p)-1], ".") + " has " + p[len(p)-1]
 		}
 		switch {
 		case strings.Contains(msg, "optional attribute"):
-			suggestion = "it may be absent: write context.input has x && ..., in a forbid better: unless { the good case }"
+			suggestion = "it may be absent: write " + guard + " && ...; in a forbid put the good case into unless { }"
 		case strings.Contains(msg, "decimal"):
 			suggestion = `decimals are compared with .lessThan(decimal("10.0")), .greaterThan(...)`
 		case strings.Contains(msg, "not found"):

@@ -11,10 +11,11 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/strictjson"
+	"pgregory.net/rapid"
 )
 
 // value scans JSON as the gate would.
-func value(t testing.TB, text string) ostiary.Value {
+func value(t rapid.TB, text string) ostiary.Value {
 	t.Helper()
 	d, err := strictjson.Parse([]byte(text), strictjson.Request)
 	if err != nil {
@@ -24,7 +25,7 @@ func value(t testing.TB, text string) ostiary.Value {
 }
 
 // tool makes an accepted tool from its input schema.
-func tool(t testing.TB, server, name, schema string) *ostiary.Tool {
+func tool(t rapid.TB, server, name, schema string) *ostiary.Tool {
 	t.Helper()
 	def := value(t, fmt.Sprintf(`{"name":%q,"inputSchema":%s}`, name, schema))
 	return &ostiary.Tool{Server: server, Name: name, Kind: "tool", Definition: def, Pin: ostiary.DigestOf(def.Bytes()), State: ostiary.ToolPinned, Destructive: true}
@@ -40,7 +41,7 @@ const paySchema = `{"type":"object","properties":{
 },"required":["recipient","amount"]}`
 
 // bank is a small deployment: two tools that read, one that pays.
-func bank(t testing.TB) []*ostiary.Tool {
+func bank(t rapid.TB) []*ostiary.Tool {
 	read := tool(t, "bank", "get_balance", `{"type":"object","properties":{"account":{"type":"string"}},"required":["account"]}`)
 	read.ReadOnly, read.Destructive = true, false
 	inbox := tool(t, "mail", "read-inbox", `{"type":"object","additionalProperties":false}`)
@@ -57,7 +58,7 @@ func source(pairs ...string) Source {
 	return s
 }
 
-func compile(t testing.TB, src Source, tools []*ostiary.Tool) *Set {
+func compile(t rapid.TB, src Source, tools []*ostiary.Tool) *Set {
 	t.Helper()
 	set, problems := Compile(src, tools)
 	if set == nil {
@@ -71,10 +72,10 @@ func compile(t testing.TB, src Source, tools []*ostiary.Tool) *Set {
 
 var testTime = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 
-func snapshot(t testing.TB, set *Set) *Snapshot { return &Snapshot{1, testTime, set} }
+func snapshot(t rapid.TB, set *Set) *Snapshot { return &Snapshot{1, testTime, set} }
 
 // request is a complete request of agent "a" for a tool of bank.
-func request(t testing.TB, tools []*ostiary.Tool, name, args string) *ostiary.Request {
+func request(t rapid.TB, tools []*ostiary.Tool, name, args string) *ostiary.Request {
 	t.Helper()
 	r := &ostiary.Request{
 		Subject: ostiary.Subject{Agent: "spiffe://example.org/a", Principal: "person:dana", Via: ostiary.ViaSVID, Bound: true},
@@ -188,4 +189,13 @@ func TestSnapshotRoundTrip(t *testing.T) {
 	if s.Number() != 7 || s.Digest() != set.Digest() || !s.Created().Equal(testTime) {
 		t.Errorf("got %d %s", s.Number(), s.Digest())
 	}
+}
+
+// scan1 scans foreign bytes; ok is false if they are no JSON.
+func scan1(b []byte) (ostiary.Value, bool) {
+	d, err := strictjson.Parse(b, strictjson.Request)
+	if err != nil {
+		return ostiary.Value{}, false
+	}
+	return d.Root(), true
 }

@@ -1,0 +1,76 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/ostiary/ostiary"
+)
+
+// many is a deployment of n policies: one permit and one forbid for each
+// tool, and three forbids for all.
+func many(t testing.TB, n int) ([]*ostiary.Tool, *Set) {
+	var tools []*ostiary.Tool
+	var b strings.Builder
+	for i := range max(1, (n-3)/2) {
+		tl := tool(t, "bank", fmt.Sprintf("tool%d", i), `{"type":"object","properties":{"recipient":{"type":"string"},"amount":{"type":"integer"},"note":{"type":"string"}},"required":["recipient","amount"]}`)
+		tools = append(tools, tl)
+		fmt.Fprintf(&b, "@id(\"p%d\") permit (principal in Ostiary::Role::\"clerk\", action == Ostiary::Action::%q, resource) when { context.input.amount <= 5000 };\n", i, tl.Action())
+		fmt.Fprintf(&b, "@id(\"f%d\") @remedy(\"approval:x\") forbid (principal, action == Ostiary::Action::%q, resource) when { context.input.amount > 1000 } unless { context.satisfied.contains(\"approval:x\") };\n", i, tl.Action())
+	}
+	for i, cond := range []string{`unless { context.posture.ok }`, `when { context.risk.score > 80 }`, `unless { ["none","throttled"].contains(context.containment) }`} {
+		fmt.Fprintf(&b, "@id(\"g%d\") forbid (principal, action in Ostiary::Action::\"CallTool\", resource) %s;\n", i, cond)
+	}
+	return tools, compile(t, source("p.cedar", b.String(), "obligate/o.cedar", `@id("o") @obligation("notify") permit (principal, action in Ostiary::Action::"CallTool", resource) when { context.input.amount > 900 };`), tools)
+}
+
+// BenchmarkDecide is the full decision: conversion, request validation,
+// index, Cedar, counterfactual, obligations. It must not grow with the
+// number of policies.
+func BenchmarkDecide(b *testing.B) {
+	for _, n := range []int{10, 1000, 10_000} {
+		tools, set := many(b, n)
+		s := snapshot(b, set)
+		for name, amount := range map[string]int{"allow": 950, "requestable": 2000, "deny": 9000} {
+			r := request(b, tools, tools[len(tools)/2].Action(), fmt.Sprintf(`{"recipient":"DE00","amount":%d,"note":"hello"}`, amount))
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if d := s.Decide(r); d.Permit != (name == "allow") || d.Requestable() != (name == "requestable") {
+						b.Fatal(d)
+					}
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkVisible filters a list of 200 tools.
+func BenchmarkVisible(b *testing.B) {
+	for _, n := range []int{403, 10_000} {
+		tools, set := many(b, n)
+		e := New()
+		if err := e.Activate(snapshot(b, set)); err != nil {
+			b.Fatal(err)
+		}
+		r := request(b, tools, ActionListTools, "")
+		zones := map[string]ostiary.Resource{"bank": {Server: "bank", Zone: "default"}}
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				e.VisibleOn(r, tools[:200], zones)
+			}
+		})
+	}
+}
+
+func BenchmarkCompile(b *testing.B) {
+	for _, n := range []int{1000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				many(b, n)
+			}
+		})
+	}
+}
