@@ -22,6 +22,7 @@ type ServerCommand struct {
 	HTTP       string   `name:"http" placeholder:"ADDR" help:"Serve streamable HTTP on this loopback address."`
 	Stdio      bool     `help:"Serve on stdin and stdout."`
 	Family     []string `help:"Offer only these families of tools: bank, inbox, documents, lab."`
+	Legacy     bool     `help:"Speak only the MCP revisions before 2026-07-28."`
 	Journal    string   `placeholder:"FILE" help:"Append what arrives and what is done to this file, as JSON lines."`
 	Trigger    string   `placeholder:"FILE" help:"While this file exists, read_message has another definition."`
 	GatewayKey string   `placeholder:"FILE" help:"PEM file of the gateway keys whose signatures are accepted over HTTP."`
@@ -41,6 +42,9 @@ func (c ServerCommand) Args() []string {
 		args = append(args, "--stdio")
 	}
 	add("--family", strings.Join(c.Family, ","))
+	if c.Legacy {
+		args = append(args, "--legacy")
+	}
 	add("--journal", c.Journal)
 	add("--trigger", c.Trigger)
 	add("--gateway-key", c.GatewayKey)
@@ -52,7 +56,7 @@ func (c ServerCommand) Args() []string {
 
 // Options reads the gateway's keys and returns what [RunServer] needs.
 func (c ServerCommand) Options() (ServerOptions, error) {
-	o := ServerOptions{HTTP: c.HTTP, Stdio: c.Stdio, Families: c.Family, Journal: c.Journal, Trigger: c.Trigger, Unguarded: c.Unguarded}
+	o := ServerOptions{HTTP: c.HTTP, Stdio: c.Stdio, Families: c.Family, Legacy: c.Legacy, Journal: c.Journal, Trigger: c.Trigger, Unguarded: c.Unguarded}
 	if c.GatewayKey == "" {
 		return o, nil
 	}

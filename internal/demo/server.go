@@ -48,6 +48,10 @@ type ServerOptions struct {
 	// Families are the ones to offer; none means all.
 	Families []string
 
+	// Legacy leaves out 2026-07-28: the server then speaks only the revisions
+	// with a handshake, as most servers still do.
+	Legacy bool
+
 	// Journal is the file events are written to; "" writes none.
 	Journal string
 
@@ -129,9 +133,9 @@ func newToolServer(o ServerOptions) (*toolServer, error) {
 	}
 	t.world = newWorld(t.journal, o.Log)
 	for _, f := range o.Families {
-		t.servers[f] = t.server([]string{f})
+		t.servers[f] = t.server([]string{f}, o.Legacy)
 	}
-	t.servers["mcp"] = t.server(o.Families)
+	t.servers["mcp"] = t.server(o.Families, o.Legacy)
 	t.follow()
 	return t, nil
 }
@@ -244,7 +248,7 @@ func (t *toolServer) protocol(s *mcp.Server) http.Handler {
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		t.follow()
-		if r.Header.Get("MCP-Protocol-Version") >= "2026-07-28" {
+		if r.Header.Get("MCP-Protocol-Version") >= "2026-07-28" && !t.options.Legacy {
 			stateless.ServeHTTP(w, r)
 			return
 		}

@@ -199,6 +199,22 @@ func converse(t *testing.T, s *mcp.ClientSession) {
 	}
 }
 
+func TestLegacyToolServer(t *testing.T) {
+	r := start(t, ServerOptions{Unguarded: true, Legacy: true})
+	c := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, nil)
+	s, err := c.Connect(t.Context(), &mcp.StreamableClientTransport{Endpoint: r.url + "/mcp"}, nil) // asks for the newest
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if v := s.InitializeResult().ProtocolVersion; v != "2025-11-25" {
+		t.Errorf("negotiated %s", v)
+	}
+	if res := call(t, s, "list_accounts", map[string]any{}); res.IsError {
+		t.Error(res.Content)
+	}
+}
+
 func TestProgressAndCancellation(t *testing.T) {
 	for _, era := range []string{"2026-07-28", "2025-11-25"} {
 		t.Run(era, func(t *testing.T) {

@@ -44,11 +44,17 @@ func newWorld(j *Journal, log *slog.Logger) *world {
 }
 
 // server builds the MCP server that offers the given families.
-func (w *world) server(offered []string) *mcp.Server {
+func (w *world) server(offered []string, legacy bool) *mcp.Server {
+	var versions []string // all the library has
+	if legacy {
+		versions = []string{"2025-11-25", "2025-06-18", "2025-03-26"}
+	}
 	s := mcp.NewServer(&mcp.Implementation{Name: "ostiary-demo", Title: "Ostiary's demo tools", Version: "1"}, &mcp.ServerOptions{
 		Logger:            w.log,
 		Capabilities:      &mcp.ServerCapabilities{}, // or the library would advertise logging
 		CompletionHandler: w.complete,
+
+		SupportedProtocolVersions: versions,
 	})
 	for _, f := range offered {
 		switch f {
