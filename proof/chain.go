@@ -286,6 +286,13 @@ func (c *Chain) Framed(frame []byte) { c.Frames = nextFrames(c.Frames, (*[FrameH
 // Committed tells a writer's chain which epoch its batches carry.
 func (c *Chain) Committed(writer uint64) { c.Writer = writer }
 
+// Inherit starts an empty log's chain from its closed predecessor: Intents
+// that are still open, recorded time and control state go on.
+func (c *Chain) Inherit(prev *Chain) {
+	c.LastTime, c.Epoch, c.Revision = prev.LastTime, prev.Epoch, prev.Revision
+	c.Open = prev.Open
+}
+
 // diagnose names the entry at fault in a frame whose checksum does not match.
 func (c *Chain) diagnose(f *Frame) *Fault {
 	first := c.Edge.Size()

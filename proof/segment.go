@@ -139,6 +139,43 @@ func (s *Scan) opening(r io.ReaderAt, size int64, c *Chain, o ScanOptions, buf *
 	return off + f.Length(), nil
 }
 
+// ReadOpening reads the segment and state frames that a segment opens with,
+// and returns where its first batch stands. It returns ErrSpare for zeros.
+func ReadOpening(r io.ReaderAt, size int64, number uint64) (Segment, State, int64, error) {
+	var buf []byte
+	bad := func(what string) (Segment, State, int64, error) {
+		return Segment{}, State{}, 0, &Fault{Segment: number, What: what}
+	}
+	f, err := ReadFrame(r, 0, size, &buf)
+	if errors.Is(err, ErrZeros) {
+		return Segment{}, State{}, 0, ErrSpare
+	}
+	if err != nil || f.Type != FrameSegment || f.Segment != number {
+		return bad("it does not open with what a segment opens with")
+	}
+	seg, ok := parseSegment(f.Body)
+	if !ok {
+		return bad("its opening cannot be read")
+	}
+	off := f.Length()
+	if f, err = ReadFrame(r, off, size, &buf); err != nil || f.Type != FrameState || f.Segment != number {
+		return bad("its state frame is damaged")
+	}
+	st, ok := parseState(f.Body)
+	if !ok {
+		return bad("its state frame cannot be read")
+	}
+	return seg, st, off + f.Length(), nil
+}
+
+// HasBatch reports whether a whole batch frame of the log and segment stands
+// anywhere in a segment whose opening cannot be read.
+func HasBatch(r io.ReaderAt, size int64, log ostiary.Digest, number uint64) (bool, error) {
+	var buf []byte
+	s := Scan{Number: number}
+	return s.frameAfter(r, size, log, &buf)
+}
+
 // tail classifies what follows the last whole frame. Bytes before a valid
 // frame are damage to what was acknowledged; the last bytes of the last
 // segment may be a write that never completed.
@@ -166,7 +203,7 @@ func (s *Scan) tail(r io.ReaderAt, size int64, c *Chain, o ScanOptions, f *Frame
 	return nil
 }
 
-// frameAfter looks for a whole frame of this segment beyond the first sector
+// frameAfter looks for a whole batch frame of this segment beyond the first sector
 // of the tail. Heads that look right but are not cost a checksum each, so
 // there is a limit on them: a tail full of them was made, not torn.
 func (s *Scan) frameAfter(r io.ReaderAt, size int64, log ostiary.Digest, buf *[]byte) (bool, error) {
@@ -180,7 +217,7 @@ func (s *Scan) frameAfter(r io.ReaderAt, size int64, log ostiary.Digest, buf *[]
 			continue
 		}
 		f, err := ReadFrame(r, off, size, buf)
-		if err == nil && f.Segment == s.Number && f.Log == log {
+		if err == nil && f.Type == FrameBatch && f.Segment == s.Number && f.Log == log {
 			return true, nil
 		}
 		if f != nil {

@@ -1,0 +1,238 @@
+package ledger
+
+import (
+	"errors"
+	"slices"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/proof"
+)
+
+// frames is the committer's working room.
+type frames struct {
+	buf     []byte
+	nodes   []node
+	collect func(level int, h tlog.Hash) // adds to nodes
+	stood   []*pending                   // entries of the batch that found their place
+}
+
+// commits is the committer: the one goroutine that writes. A panic here stops
+// the process, and the next start recovers.
+func (l *Log) commits() {
+	defer l.workers.Done()
+	var batch []*pending
+	for {
+		b, op, ok := l.queue.take(batch[:0], proof.MaxBatch, l.batchLimit)
+		switch {
+		case !ok:
+			return
+		case op != nil:
+			op()
+		default:
+			_ = l.commit(l.current(), b) // a failure has been told to everyone
+			clear(b)
+			batch = b
+		}
+	}
+}
+
+// batchLimit is how many bytes the next batch may have: what the live segment
+// still takes, or a whole batch if that is next to nothing.
+func (l *Log) batchLimit() int64 {
+	v := l.current()
+	most := min(BatchBytes, l.opt.SegmentSize/2)
+	if left := v.live.size - v.live.used - proof.FrameHead - proof.BatchHead - proof.Align; left > OutcomeRoom {
+		return min(left, most)
+	}
+	return most
+}
+
+// commit takes a batch through steps 3 to 7. An error means that the log has
+// failed.
+func (l *Log) commit(v *volume, batch []*pending) error {
+	// 3. Assemble.
+	batch, need := claim(batch)
+	if len(batch) == 0 {
+		return nil
+	}
+	batch, err := l.makeRoom(v, batch, need)
+	if err != nil {
+		answerAll(batch, l.fail(err))
+		return err
+	}
+	frame, stood := l.assemble(v, batch)
+	if len(stood) == 0 {
+		return nil
+	}
+	// 4. Write, 5. flush. A second flush after a failed one proves nothing:
+	// there is none.
+	if err := l.flush(v, frame, stood[0].index); err != nil {
+		answerAll(stood, l.fail(err))
+		return err
+	}
+	// 6. Sign: the root is durable, so nothing inconsistent is ever signed.
+	h := &head{Checkpoint: v.chain.Checkpoint()}
+	if h.sig, err = v.signer.Sign(h.AppendText(nil)); err != nil {
+		answerAll(stood, l.fail(err))
+		return err
+	}
+	v.prev = h.sig
+	v.tree.add(l.frames.nodes)
+	v.head.Store(h)
+	v.measure()
+	l.updateRoom()
+	// 7. Answer, in index order.
+	for _, p := range stood {
+		p.answer(p.index, nil)
+	}
+	l.grew.raise()
+	return nil
+}
+
+func answerAll(batch []*pending, err error) {
+	for _, p := range batch {
+		p.answer(0, err)
+	}
+}
+
+// claim takes what was not withdrawn, in the order of recorded time, and says
+// how many bytes it needs.
+func claim(batch []*pending) ([]*pending, int64) {
+	need := int64(proof.FrameHead + proof.BatchHead)
+	n := 0
+	for _, p := range batch {
+		if p.state.CompareAndSwap(queued, taken) {
+			batch[n] = p
+			n++
+			need += p.size()
+		}
+	}
+	batch = batch[:n]
+	slices.SortStableFunc(batch, func(a, b *pending) int { return a.entry.Time.Compare(b.entry.Time) })
+	return batch, need
+}
+
+// assemble puts the batch into a frame: conflicts are answered, the others
+// get their index. Recorded time never falls: the few entries that were
+// overtaken between sealing and here are stamped and hashed again.
+func (l *Log) assemble(v *volume, batch []*pending) (frame []byte, stood []*pending) {
+	const front = proof.FrameHead + proof.BatchHead
+	w := &l.frames
+	w.nodes, stood = w.nodes[:0], w.stood[:0]
+	if cap(w.buf) < front {
+		w.buf = make([]byte, front, 64<<10)
+	}
+	buf := w.buf[:front]
+	first := v.chain.Edge.Size()
+	for _, p := range batch {
+		if p.entry.Time.Before(v.chain.LastTime) {
+			p.entry.Time = v.chain.LastTime
+			proof.SetTime(p.encoded, p.entry.Time)
+			p.leaf = proof.LeafHash(p.encoded)
+		}
+		if err := v.chain.Extend(&p.entry, p.leaf, w.collect); err != nil {
+			p.answer(0, err)
+			continue
+		}
+		p.index = first + uint64(len(stood))
+		stood = append(stood, p)
+		buf = proof.AppendRecord(buf, proof.Record{Leaf: p.leaf, Entry: p.encoded, Sealed: p.sealed})
+		if p.entry.Kind <= ostiary.KindCount || p.entry.Kind == ostiary.KindChange {
+			v.traffic.Add(1)
+		}
+	}
+	w.buf, w.stood = buf, stood
+	if len(stood) == 0 {
+		return nil, nil
+	}
+	proof.PutBatchHead(buf[proof.FrameHead:], v.writer, len(stood), v.chain.Edge.Size(), v.chain.Edge.Root(), v.prev)
+	frame = proof.FinishFrame(buf, proof.FrameBatch, v.live.number, first, v.id)
+	w.buf = frame[:front]
+	if cap(w.buf) > 2*BatchBytes {
+		w.buf = nil
+	}
+	v.chain.Framed(frame)
+	v.chain.Committed(v.writer)
+	l.floor.Store(v.chain.LastTime.UnixNano())
+	return frame, stood
+}
+
+// add collects the hashes that tiles are made of: every eighth level.
+func (w *frames) add(level int, h tlog.Hash) {
+	if level%8 == 0 {
+		w.nodes = append(w.nodes, node{level / 8, h})
+	}
+}
+
+// flush is one positioned write and one flush.
+func (l *Log) flush(v *volume, frame []byte, first uint64) error {
+	s := v.live
+	if _, err := s.file.WriteAt(frame, s.used); err != nil {
+		return err
+	}
+	if err := s.file.Sync(); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	s.places = append(s.places, proof.Place{First: first, Offset: s.used, Length: int64(len(frame))})
+	v.mu.Unlock()
+	s.used += int64(len(frame))
+	return nil
+}
+
+// makeRoom sees to it that the batch fits the live segment, going to the next
+// one if it must. Entries for which there is no room are answered.
+func (l *Log) makeRoom(v *volume, batch []*pending, need int64) ([]*pending, error) {
+	fits := func() bool { return v.live.used+proof.Padded(int(need)) <= v.live.size }
+	if fits() && !v.live.reserve {
+		return batch, nil
+	}
+	onlySpare := !slices.ContainsFunc(batch, func(p *pending) bool { return !p.spare })
+	if fits() && onlySpare {
+		return batch, nil
+	}
+	err := l.nextSegment(v, need+openingRoom, false)
+	for errors.Is(err, errNoRoom) && l.room.await() {
+		err = l.nextSegment(v, need+openingRoom, false)
+	}
+	if err == nil || !errors.Is(err, errNoRoom) {
+		return batch, err
+	}
+	// No segment is ready. What may use the reserve does, the rest is refused.
+	need = proof.FrameHead + proof.BatchHead
+	kept := batch[:0]
+	for _, p := range batch {
+		if p.spare {
+			kept = append(kept, p)
+			need += p.size()
+		} else {
+			p.answer(0, ostiary.Errorf(ostiary.Unavailable, "ledger_full", "the ledger has no room"))
+		}
+	}
+	if len(kept) == 0 || fits() {
+		return kept, nil
+	}
+	if err := l.nextSegment(v, need+openingRoom, true); errors.Is(err, errNoRoom) {
+		answerAll(kept, ostiary.Errorf(ostiary.Unavailable, "ledger_full", "the ledger has no room, not even its reserve"))
+		return nil, nil
+	} else if err != nil {
+		return kept, err
+	}
+	return kept, nil
+}
+
+var errNoRoom = errors.New("no segment is ready")
+
+// updateRoom tells admission what is left.
+func (l *Log) updateRoom() {
+	v := l.current()
+	normal, reserve, short := l.room.extra(l.opt.Reserve)
+	if left := v.left.Load(); v.onReserve.Load() {
+		reserve += left
+	} else {
+		normal += left
+	}
+	l.queue.setRoom(int(v.open.Load()), normal, reserve, short)
+}

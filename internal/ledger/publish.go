@@ -1,0 +1,318 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/proof"
+)
+
+// published is what of a volume is in files. The publisher owns it.
+type published struct {
+	full    []uint64 // full tiles in files, by tile level
+	partial []string // partial tiles of the newest checkpoint
+	dirs    map[string]bool
+}
+
+// publishes brings tiles and checkpoint into files, and the head to whoever
+// anchors it, each second in which the log grew.
+func (l *Log) publishes(ctx context.Context) {
+	defer l.workers.Done()
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.failed:
+			return
+		case <-t.C:
+		}
+		l.mu.RLock()
+		volumes := l.volumes[max(0, len(l.volumes)-2):] // the one before may have its end still to publish
+		l.mu.RUnlock()
+		for _, v := range volumes {
+			if v.signer == nil {
+				continue
+			}
+			if err := l.anchor(ctx, v); err != nil && ctx.Err() == nil {
+				l.log.Warn("anchoring", "log", v.origin, "err", err)
+			}
+			if err := l.publish(v); err != nil {
+				l.log.Warn("publishing", "log", v.origin, "err", err)
+			}
+		}
+	}
+}
+
+// anchor stores the head in the control state and in the deployment log. The
+// control state knowing more, or another root, means that this log was rolled
+// back: stop.
+func (l *Log) anchor(ctx context.Context, v *volume) error {
+	h := v.head.Load()
+	if h.Size == v.anchored.Load() {
+		return nil
+	}
+	err := l.opt.Control.Anchor(ctx, v.origin, h.Size, ostiary.Digest(h.Root))
+	if err != nil {
+		if ostiary.KindOf(err) == ostiary.Conflict {
+			return l.fail(ostiary.Errorf(ostiary.Corrupt, "rolled_back", "the control state knows another head of log %s", v.origin).Because(err))
+		}
+		return err
+	}
+	v.anchored.Store(h.Size)
+	if l.opt.Parent == nil {
+		return nil
+	}
+	var e ownEntry
+	e.Kind = ostiary.KindAnchor
+	e.Facts = []proof.Fact{{Name: v.origin, Value: strconv.FormatUint(h.Size, 10) + " " + h.Root.String()}}
+	return l.opt.Parent.submit(ctx, e)
+}
+
+// tellParent records in the deployment log that this log exists.
+func (l *Log) tellParent(ctx context.Context, v *volume) error {
+	if l.opt.Parent == nil {
+		return nil
+	}
+	var e ownEntry
+	e.Kind, e.Code = ostiary.KindChange, "log_opened"
+	e.Facts = []proof.Fact{{Name: "log_key", Value: v.signer.VerifierKey()}, {Name: "log_origin", Value: v.origin}}
+	return l.opt.Parent.submit(ctx, e)
+}
+
+// publish is step 10: full tiles and bundles flushed into files, partial ones
+// beside them, then the checkpoint. All of it can be remade from segments, so
+// a failure only waits for the next second.
+func (l *Log) publish(v *volume) error {
+	h := v.head.Load()
+	if h.Size == 0 || h.Size == v.published.Load() && v.tiles.dirs != nil {
+		return nil
+	}
+	t := &v.tiles
+	if t.dirs == nil {
+		t.dirs = map[string]bool{}
+	}
+	dirty := map[string]bool{}
+	for level := 0; h.Size>>(8*level) > 0; level++ {
+		if len(t.full) == level {
+			t.full = append(t.full, v.tree.base(level)/proof.TileWidth)
+		}
+		full := h.Size >> (8 * (level + 1))
+		for n := t.full[level]; n < full; n++ {
+			if level == 0 {
+				if err := v.putBundle(n, proof.TileWidth, dirty); err != nil {
+					return err
+				}
+			}
+			if err := v.putTile(level, n, proof.TileWidth, dirty); err != nil {
+				return err
+			}
+		}
+		if err := v.syncDirs(dirty); err != nil {
+			return err
+		}
+		t.full[level] = max(t.full[level], full)
+		v.tree.published(level, t.full[level])
+	}
+	return l.publishEdge(v, h, dirty)
+}
+
+// publishEdge writes the partial tiles a checkpoint needs, then the
+// checkpoint itself. Partial ones are not flushed: the next start makes them
+// again.
+func (l *Log) publishEdge(v *volume, h *head, dirty map[string]bool) error {
+	old := v.tiles.partial
+	v.tiles.partial = nil
+	for level := 0; h.Size>>(8*level) > 0; level++ {
+		have := h.Size >> (8 * level)
+		n, width := have/proof.TileWidth, int(have%proof.TileWidth)
+		if width == 0 {
+			continue
+		}
+		if level == 0 {
+			if err := v.putBundle(n, width, dirty); err != nil {
+				return err
+			}
+		}
+		if err := v.putTile(level, n, width, dirty); err != nil {
+			return err
+		}
+	}
+	text := v.signer.Note(h.Checkpoint, h.sig)
+	if err := writeFile(v.fs, filepath.Join(v.tilesDir(), "checkpoint"), text, true); err != nil {
+		return err
+	}
+	dirty[v.tilesDir()] = true
+	if err := v.syncDirs(dirty); err != nil {
+		return err
+	}
+	v.published.Store(h.Size)
+	for _, path := range old {
+		if !contains(v.tiles.partial, path) {
+			if err := v.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func contains(l []string, s string) bool {
+	for _, x := range l {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// putBundle writes the entries of a tile.
+func (v *volume) putBundle(n uint64, width int, dirty map[string]bool) error {
+	var b []byte
+	from := n * proof.TileWidth
+	err := v.each(from, from+uint64(width), func(_ uint64, r proof.Record) error {
+		b = proof.AppendBundleEntry(b, r.Entry)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return v.putFile(proof.TilePath(-1, n, width), b, width, dirty)
+}
+
+// putTile writes the hashes of a tile.
+func (v *volume) putTile(level int, n uint64, width int, dirty map[string]bool) error {
+	hashes, err := v.tree.run(level, n*proof.TileWidth, width)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 0, width*tlog.HashSize)
+	for i := range hashes {
+		b = append(b, hashes[i][:]...)
+	}
+	return v.putFile(proof.TilePath(level, n, width), b, width, dirty)
+}
+
+func (v *volume) putFile(name string, b []byte, width int, dirty map[string]bool) error {
+	path := filepath.Join(v.tilesDir(), filepath.FromSlash(name))
+	dir := filepath.Dir(path)
+	if !v.tiles.dirs[dir] {
+		if err := v.fs.MkdirAll(dir); err != nil {
+			return err
+		}
+		// The names of new directories must last too.
+		for d := dir; strings.HasPrefix(d, v.tilesDir()) && !v.tiles.dirs[d]; d = filepath.Dir(d) {
+			v.tiles.dirs[d] = true
+			dirty[filepath.Dir(d)] = true
+		}
+	}
+	if width != proof.TileWidth {
+		v.tiles.partial = append(v.tiles.partial, path)
+	} else {
+		dirty[dir] = true
+	}
+	return writeFile(v.fs, path, b, width == proof.TileWidth)
+}
+
+func (v *volume) syncDirs(dirty map[string]bool) error {
+	for d := range dirty {
+		if err := v.fs.SyncDir(d); err != nil {
+			return err
+		}
+		delete(dirty, d)
+	}
+	return nil
+}
+
+// publishedCheckpoint reads the volume's own published checkpoint. One that
+// is not there, or does not verify, is only made again.
+func (v *volume) publishedCheckpoint() (proof.Checkpoint, error) {
+	b, err := readFile(v.fs, filepath.Join(v.tilesDir(), "checkpoint"), proof.MaxNote)
+	if errors.Is(err, fs.ErrNotExist) {
+		return proof.Checkpoint{}, nil
+	}
+	if err != nil {
+		return proof.Checkpoint{}, err
+	}
+	c, err := proof.OpenCheckpoint(b, v.signer.VerifierKey())
+	if err != nil {
+		return proof.Checkpoint{}, nil
+	}
+	return c, nil
+}
+
+// loadTree puts the tree together at start: from published tiles as far as
+// they go, from the segments for the rest, from segments alone if the tiles do
+// not fit the root.
+func (v *volume) loadTree(publishedSize uint64) error {
+	size := v.chain.Edge.Size()
+	err := v.loadFrom(publishedSize, size)
+	if err == nil {
+		var root tlog.Hash
+		if root, err = v.tree.rootAt(size); err == nil && root == v.chain.Edge.Root() {
+			return nil
+		}
+	}
+	if err := v.loadFrom(0, size); err != nil {
+		return err
+	}
+	root, err := v.tree.rootAt(size)
+	if err != nil {
+		return err
+	}
+	if root != v.chain.Edge.Root() {
+		return &proof.Fault{Log: v.origin, What: "its entries do not give the root its newest segment starts from"}
+	}
+	return nil
+}
+
+func (v *volume) loadFrom(publishedSize, size uint64) error {
+	v.tree.mu.Lock()
+	v.tree.levels = nil
+	v.tree.mu.Unlock()
+	for level := 0; size>>(8*level) > 0; level++ {
+		base := publishedSize >> (8 * (level + 1)) * proof.TileWidth
+		v.tree.mu.Lock()
+		v.tree.levels = append(v.tree.levels, tileLevel{base: base})
+		v.tree.mu.Unlock()
+		var nodes []node
+		if level == 0 {
+			err := v.each(base, size, func(_ uint64, r proof.Record) error {
+				nodes = append(nodes, node{0, r.Leaf})
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		} else {
+			for n := base; n < size>>(8*level); n++ {
+				h, err := v.tree.run(level-1, n*proof.TileWidth, proof.TileWidth)
+				if err != nil {
+					return err
+				}
+				nodes = append(nodes, node{level, proof.SubtreeHash(h)})
+			}
+		}
+		v.tree.add(nodes)
+	}
+	return nil
+}
+
+// base returns how many hashes of a level are in published tiles.
+func (t *tree) base(level int) uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if level >= len(t.levels) {
+		return 0
+	}
+	return t.levels[level].base
+}

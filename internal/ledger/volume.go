@@ -1,0 +1,254 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/proof"
+)
+
+// head is a durable state of a log: a checkpoint and its signature.
+type head struct {
+	proof.Checkpoint
+	sig []byte
+}
+
+// volume is the log of one month: one origin, one directory. Reading is safe
+// for concurrent use; the committer alone writes.
+type volume struct {
+	origin string
+	month  string
+	dir    string
+	id     ostiary.Digest
+	fs     FS
+	signer *proof.Signer // nil in a volume opened to read
+
+	mu   sync.RWMutex
+	segs []*segment // by number; the last is live
+
+	head      atomic.Pointer[head] // up to what is flushed
+	tree      tree
+	keys      keys
+	published atomic.Uint64 // size of the published checkpoint
+	anchored  atomic.Uint64 // size the control state holds
+	verified  atomic.Bool   // older segments were verified
+	left      atomic.Int64  // bytes the live segment still takes
+	onReserve atomic.Bool   // the live segment is the reserve
+	open      atomic.Int64  // Intents without Outcome
+	traffic   atomic.Int64  // entries other than the ledger's own since the last heartbeat
+
+	// Owned by the committer.
+	chain  *proof.Chain
+	writer uint64 // writer epoch
+	live   *segment
+	prev   []byte // signature of the newest checkpoint
+
+	tiles published // owned by the publisher
+}
+
+var monthSyntax = regexp.MustCompile(`^[0-9]{4}-(0[1-9]|1[0-2])$`)
+
+func newVolume(fsys FS, dir, origin string) *volume {
+	v := &volume{origin: origin, month: proof.Month(origin), dir: dir, id: ostiary.DigestOf([]byte(origin)), fs: fsys}
+	v.tree.tile = v.readTile
+	v.head.Store(&head{Checkpoint: proof.Checkpoint{Origin: origin, Root: proof.EmptyRoot}})
+	return v
+}
+
+func (v *volume) ref(index uint64) ostiary.EntryRef {
+	return ostiary.EntryRef{Month: v.month, Index: index}
+}
+
+// list finds the volume's segment files, by number.
+func (v *volume) list() ([]*segment, error) {
+	names, err := v.fs.ReadDir(v.dir)
+	if err != nil {
+		return nil, err
+	}
+	var segs []*segment
+	for _, name := range names {
+		if n := segmentNumber(name); n > 0 {
+			segs = append(segs, &segment{number: n, path: filepath.Join(v.dir, name)})
+		}
+	}
+	sort.Slice(segs, func(i, j int) bool { return segs[i].number < segs[j].number })
+	return segs, nil
+}
+
+// with runs f on the segment's open file, or on one opened for the purpose.
+func (v *volume) with(s *segment, f func(File, int64) error) error {
+	v.mu.RLock()
+	file, size := s.file, s.size
+	v.mu.RUnlock()
+	if file != nil {
+		return f(file, size)
+	}
+	file, err := v.fs.Open(s.path, true)
+	if err != nil {
+		return err
+	}
+	if size, err = file.Size(); err == nil {
+		err = f(file, size)
+	}
+	return errors.Join(err, file.Close())
+}
+
+// segmentOf returns the segment that holds an index, and its batches.
+func (v *volume) segmentOf(index uint64) (*segment, []proof.Place, error) {
+	v.mu.RLock()
+	i := sort.Search(len(v.segs), func(i int) bool { return v.segs[i].first > index }) - 1
+	if i < 0 {
+		v.mu.RUnlock()
+		return nil, nil, v.absent(index)
+	}
+	s, places := v.segs[i], v.segs[i].places
+	v.mu.RUnlock()
+	if places != nil {
+		return s, places, nil
+	}
+	err := v.with(s, func(f File, size int64) error {
+		_, _, off, err := proof.ReadOpening(f, size, s.number)
+		var buf []byte
+		for err == nil {
+			var fr *proof.Frame
+			if fr, err = proof.ReadFrame(f, off, size, &buf); err == nil {
+				places = append(places, proof.Place{First: fr.First, Offset: off, Length: fr.Length()})
+				off += fr.Length()
+			}
+		}
+		if errors.Is(err, proof.ErrZeros) {
+			err = nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading segment %d: %w", s.number, err)
+	}
+	v.mu.Lock()
+	if s.places == nil { // the live segment's are kept by the committer
+		s.places = places
+	}
+	v.mu.Unlock()
+	return s, places, nil
+}
+
+func (v *volume) absent(index uint64) error {
+	return ostiary.Errorf(ostiary.NotFound, "no_entry", "there is no entry %s", v.ref(index))
+}
+
+// frameOf reads the batch frame that holds an index.
+func (v *volume) frameOf(index uint64, buf *[]byte) (*proof.Frame, error) {
+	if index >= v.head.Load().Size {
+		return nil, v.absent(index)
+	}
+	s, places, err := v.segmentOf(index)
+	if err != nil {
+		return nil, err
+	}
+	i := sort.Search(len(places), func(i int) bool { return places[i].First > index }) - 1
+	if i < 0 {
+		return nil, v.absent(index)
+	}
+	var fr *proof.Frame
+	err = v.with(s, func(f File, size int64) error {
+		fr, err = proof.ReadFrame(f, places[i].Offset, size, buf)
+		return err
+	})
+	if err != nil {
+		return nil, ostiary.Errorf(ostiary.Corrupt, "log_corrupt", "entry %s cannot be read", v.ref(index)).Because(err)
+	}
+	return fr, nil
+}
+
+// record reads one stored entry. It is a copy.
+func (v *volume) record(index uint64) (proof.Record, error) {
+	var buf []byte
+	fr, err := v.frameOf(index, &buf)
+	if err != nil {
+		return proof.Record{}, err
+	}
+	rec, ok := fr.Record(index)
+	if !ok || proof.LeafHash(rec.Entry) != rec.Leaf {
+		return proof.Record{}, ostiary.Errorf(ostiary.Corrupt, "log_corrupt", "entry %s is damaged", v.ref(index))
+	}
+	return rec, nil
+}
+
+// each visits the records of [from, to) in order. Records are views that are
+// valid until visit returns.
+func (v *volume) each(from, to uint64, visit func(index uint64, r proof.Record) error) error {
+	var buf []byte
+	for from < to {
+		fr, err := v.frameOf(from, &buf)
+		if err != nil {
+			return err
+		}
+		records := fr.Records()
+		if uint64(len(records)) <= from-fr.First {
+			return ostiary.Errorf(ostiary.Corrupt, "log_corrupt", "entry %s is damaged", v.ref(from))
+		}
+		for _, r := range records[from-fr.First:] {
+			if from >= to {
+				break
+			}
+			if err := visit(from, r); err != nil {
+				return err
+			}
+			from++
+		}
+	}
+	return nil
+}
+
+func (v *volume) tilesDir() string { return filepath.Join(v.dir, "tiles") }
+
+// readTile reads a full published tile.
+func (v *volume) readTile(level int, n uint64) ([]tlog.Hash, error) {
+	b, err := readFile(v.fs, filepath.Join(v.tilesDir(), filepath.FromSlash(proof.TilePath(level, n, proof.TileWidth))), proof.TileWidth*tlog.HashSize)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) != proof.TileWidth*tlog.HashSize {
+		return nil, fmt.Errorf("tile %d of level %d has %d bytes", n, level, len(b))
+	}
+	h := make([]tlog.Hash, proof.TileWidth)
+	for i := range h {
+		copy(h[i][:], b[i*tlog.HashSize:])
+	}
+	return h, nil
+}
+
+// setLive is for the committer.
+func (v *volume) setLive(s *segment) {
+	v.live = s
+	v.measure()
+}
+
+// measure publishes how far the live segment is filled.
+func (v *volume) measure() {
+	v.left.Store(max(0, v.live.size-v.live.used-proof.FrameHead-proof.BatchHead-proof.Align))
+	v.onReserve.Store(v.live.reserve)
+	v.open.Store(int64(len(v.chain.Open)))
+}
+
+// close lets go of the volume's files.
+func (v *volume) close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var err error
+	for _, s := range v.segs {
+		if s.file != nil {
+			err = errors.Join(err, s.file.Close())
+			s.file = nil
+		}
+	}
+	return err
+}
