@@ -220,13 +220,13 @@ func (e *engine) settle(ctx context.Context, ops []*op, cause error) {
 	}
 }
 
-// Close stops the writer, waits for it, and closes the connections. Writes
-// that still wait are refused.
-func (e *engine) close() (err error) {
+// close stops the writer, waits for it, and closes the connections and what
+// is behind them. Writes that still wait are refused.
+func (e *engine) close(release func() error) (err error) {
 	e.once.Do(func() {
 		close(e.quit)
 		<-e.stopped
-		err = errors.Join(e.conn.Close(), e.reads.Close())
+		err = errors.Join(e.conn.Close(), e.reads.Close(), release())
 	})
 	return err
 }

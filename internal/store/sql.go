@@ -25,17 +25,8 @@ var _ Store = (*SQL)(nil)
 type none = struct{}
 
 // Close waits for the write under way, refuses those that wait, and closes
-// the database.
-func (s *SQL) Close() error {
-	err := s.engine.close()
-	if s.release == nil {
-		return err
-	}
-	if r := s.release(); err == nil {
-		err = r
-	}
-	return err
-}
+// the database. Closing again does nothing.
+func (s *SQL) Close() error { return s.engine.close(s.release) }
 
 func (s *SQL) CreateJoinToken(ctx context.Context, t identity.JoinToken) error {
 	if err := checkText("join token", string(t.Agent), string(t.Principal), t.Owner, t.Zone, list(t.Roles)); err != nil {
