@@ -72,17 +72,17 @@ func (a *answer) startStream() {
 	a.err = a.rc.Flush()
 	a.quit = make(chan struct{})
 	a.ended.Add(1)
-	go a.keepalive()
+	go a.keepalive(a.quit)
 }
 
 // keepalive is owned by finish, which ends it and waits.
-func (a *answer) keepalive() {
+func (a *answer) keepalive(quit <-chan struct{}) {
 	defer a.ended.Done()
 	t := time.NewTicker(keepalive)
 	defer t.Stop()
 	for {
 		select {
-		case <-a.quit:
+		case <-quit:
 			return
 		case <-t.C:
 			a.mu.Lock()
