@@ -131,11 +131,11 @@ func idleTooLong() error {
 func (e *EventReader) line(buf []byte, held int) ([]byte, error) {
 	comment := false
 	for {
-		chunk, err := e.r.Peek(1)
-		if err != nil {
+		if _, err := e.r.Peek(1); err != nil {
 			return buf, err
 		}
-		if chunk, err = e.r.Peek(e.r.Buffered()); err != nil {
+		chunk, err := e.r.Peek(e.r.Buffered()) // at least that byte, without waiting
+		if err != nil {
 			return buf, err
 		}
 		if !e.begun {

@@ -17,9 +17,12 @@
 //
 // It trusts that the reader above is net/http's server speaking HTTP/1.1 only
 // and that deadlines are set on the connection, as net/http does with its
-// ReadHeaderTimeout and IdleTimeout: they pass through. It does not limit
-// connections or bodies of a route, check an Origin, or know any credential.
-// TLS listeners must not negotiate h2.
+// ReadHeaderTimeout and IdleTimeout: they pass through. (net/http waits for a
+// kept-alive connection's next bytes under IdleTimeout, and here they come
+// only once the head is whole, so that is what a stalled later head meets.)
+// It does not limit connections or bodies of a route, check an Origin, strip
+// forwarding headers, or know any credential. A TLS listener must not
+// negotiate h2, whose preface is refused here.
 //
 // See RFC 9110, RFC 9112 (sections 2.2, 3, 5, 6, 7.1) and RFC 3986.
 package stricthttp

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -243,6 +244,20 @@ func TestHostileInputIsCheap(t *testing.T) {
 					t.Errorf("took %v", best)
 				}
 			})
+		}
+	}
+}
+
+// Refusing hostile input takes less memory than the input itself, and less
+// than 1 MiB.
+func TestHostileInputTakesLittleMemory(t *testing.T) {
+	for name, in := range hostile() {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, _ = Parse(in, Request)
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > 1<<20 || got > 10*uint64(len(in)) {
+			t.Errorf("%s: %d bytes for %d", name, got, len(in))
 		}
 	}
 }
