@@ -145,7 +145,10 @@ func ParseVerifierKey(vkey string) (origin string, pub ed25519.PublicKey, err er
 	if err != nil || !ValidOrigin(v.Name()) {
 		return "", nil, ostiary.Errorf(ostiary.Malformed, "verifier_key", "not a verifier key in signed-note form")
 	}
-	raw, err := base64.StdEncoding.DecodeString(vkey[strings.LastIndexByte(vkey, '+')+1:])
+	// <name>+<hash>+<base64>, and base64 has plus signs of its own.
+	_, rest, _ := strings.Cut(vkey, "+")
+	_, key, _ := strings.Cut(rest, "+")
+	raw, err := base64.StdEncoding.DecodeString(key)
 	if err != nil || len(raw) != 1+ed25519.PublicKeySize {
 		return "", nil, ostiary.Errorf(ostiary.Malformed, "verifier_key", "not an Ed25519 key")
 	}
