@@ -86,6 +86,8 @@ type Change struct {
 // is Corrupt, and the Book stays as it was. Until a server has been observed,
 // what was accepted of it stands: agents read our copy.
 func (b *Book) Load(ctx context.Context) error {
+	b.mu.Lock() // from before the read: what was read must not undo a later Accept or Drop
+	defer b.mu.Unlock()
 	records, err := b.pins.Pins(ctx)
 	if err != nil {
 		return err
@@ -103,8 +105,6 @@ func (b *Book) Load(ctx context.Context) error {
 		}
 		accepted[k] = &t
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	for k, e := range b.entries {
 		e.pinned, e.broken = nil, ""
 		if e.offered == nil && accepted[k] == nil {
@@ -257,6 +257,8 @@ func (b *Book) acceptable(k key, a Acceptance) error {
 		return ostiary.Errorf(ostiary.NotFound, "unknown_tool", "the server offers nothing of this name")
 	case !a.Pin.IsZero() && a.Pin != e.offered.Pin:
 		return ostiary.Errorf(ostiary.Conflict, "pin_moved", "the server offers another definition than the one looked at; look again")
+	case e.pinned != nil && e.pinned.Pin == e.offered.Pin && !e.twice:
+		return nil // accepted already, with force if it took that
 	case e.twice:
 		return ostiary.Errorf(ostiary.Denied, "tool_quarantined", "the server offers two definitions of this name")
 	case e.clash != "":

@@ -145,6 +145,14 @@ func TestLifeOfADefinition(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	t.Run("accepted again changes nothing", func(t *testing.T) {
+		if ts, err := b.Accept(ctx, "bank", "pay", "eve"); err != nil || len(ts) != 0 {
+			t.Fatal(ts, err)
+		}
+		if by := pins.all[[3]string{"bank", KindTool, "pay"}].By; by != "dana" {
+			t.Fatal(by)
+		}
+	})
 	t.Run("gone and back", func(t *testing.T) {
 		now, _ := b.Offered("bank", KindTool, "pay")
 		b.Observe("bank", KindTool, nil)
@@ -462,5 +470,12 @@ func BenchmarkValidate(b *testing.B) {
 		if err := book.Validate(a); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func BenchmarkParseDefinition(b *testing.B) {
+	v := value(b, pay)
+	for b.Loop() {
+		ParseDefinition("bank", KindTool, v)
 	}
 }

@@ -291,3 +291,21 @@ func FuzzParseDefinition(f *testing.F) {
 		}
 	})
 }
+
+func FuzzShow(f *testing.F) {
+	for _, s := range []string{"a", "<U+200B>", "\u202e", "\xff<0x", "\U000E0041", "<\u200bU+41>"} {
+		f.Add(s, s+"x")
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		for _, r := range Show(a) {
+			if hidden(r) {
+				t.Fatalf("<U+%04X> shows itself in %q", r, a)
+			}
+		}
+		if a != b && Show(a) == Show(b) {
+			t.Fatalf("%q and %q look the same: %q", a, b, Show(a))
+		}
+		skeleton(a)
+		plainText(a)
+	})
+}

@@ -56,15 +56,18 @@ func (c *compiled) check(args ostiary.Value) error {
 
 // tooLong finds a string that is not to be matched against expressions.
 func tooLong(v ostiary.Value, at string) (string, bool) {
+	if len(v.Bytes()) <= maxMatched {
+		return "", false // nothing inside can be longer
+	}
 	if v.Kind() == ostiary.String {
-		return at, len(v.Bytes()) > maxMatched
+		return at, true
 	}
 	for name, m := range v.Members() {
-		if p, bad := tooLong(m, ostiary.Pointer(at, name)); bad {
-			return p, true
-		}
 		if len(name) > maxMatched {
 			return at, true
+		}
+		if p, bad := tooLong(m, ostiary.Pointer(at, name)); bad {
+			return p, true
 		}
 	}
 	for i, e := range v.Elements() {

@@ -23,7 +23,8 @@ type fault uint8
 
 const (
 	transient fault = iota // this write failed; others may succeed
-	damaged                // a write may be half on disk, or the file does not verify: stop
+	failing                // what was flushed may not be on disk: no further write
+	damaged                // the file does not verify: no further write
 )
 
 const (
@@ -180,6 +181,9 @@ func (e *engine) savepoint(ctx context.Context, o *op) error {
 		return t.plain("RELEASE SAVEPOINT one")
 	}
 	o.changed = false
+	if !ours(o.err) && e.dialect.classify(o.err) != transient {
+		return o.err
+	}
 	if err := t.plain("ROLLBACK TO SAVEPOINT one"); err != nil {
 		return errors.Join(o.err, err) // the engine gave up the whole transaction
 	}
@@ -196,7 +200,7 @@ func (e *engine) savepoint(ctx context.Context, o *op) error {
 func (e *engine) settle(ctx context.Context, ops []*op, cause error) {
 	if e.broken == nil {
 		e.conn.ExecContext(ctx, "ROLLBACK") // fails if there is none, which is what we want
-		if e.dialect.classify(cause) == damaged {
+		if e.dialect.classify(cause) != transient {
 			e.broken = cause
 		}
 	}
@@ -293,7 +297,7 @@ func (t *txn) change(kind, key string, content any) (uint64, error) {
 func rows[T any](ctx context.Context, e *engine, scan func(*sql.Rows) (T, error), q string, args ...any) ([]T, error) {
 	rs, err := e.reads.QueryContext(ctx, e.dialect.bind(q), args...)
 	if err != nil {
-		return nil, unreadable(err)
+		return nil, e.unreadable(err)
 	}
 	defer rs.Close()
 	var out []T
@@ -303,12 +307,12 @@ func rows[T any](ctx context.Context, e *engine, scan func(*sql.Rows) (T, error)
 		}
 		v, err := scan(rs)
 		if err != nil {
-			return nil, unreadable(err)
+			return nil, e.unreadable(err)
 		}
 		out = append(out, v)
 	}
 	if err := rs.Err(); err != nil {
-		return nil, unreadable(err)
+		return nil, e.unreadable(err)
 	}
 	return out, nil
 }
@@ -320,14 +324,19 @@ func (e *engine) row(ctx context.Context, q string, args, dest []any) (bool, err
 		return false, nil
 	}
 	if err != nil {
-		return false, unreadable(err)
+		return false, e.unreadable(err)
 	}
 	return true, nil
 }
 
-func unreadable(err error) error {
+func (e *engine) unreadable(err error) error { return unreadable(err, e.dialect.classify) }
+
+func unreadable(err error, classify func(error) fault) error {
 	if ours(err) {
 		return err
+	}
+	if classify(err) == damaged {
+		return ostiary.Errorf(ostiary.Corrupt, "store", "the store is damaged").Because(err)
 	}
 	return ostiary.Errorf(ostiary.Unavailable, "store", "the store cannot answer").Because(err)
 }

@@ -38,6 +38,37 @@ func FailNext(s Store, happened bool) {
 	}
 }
 
+// Pragma changes a setting of the writer's connection.
+func Pragma(s *SQL, pragma string) (err error) {
+	s.engine.onWriter(func() { _, err = s.engine.conn.ExecContext(context.Background(), "PRAGMA "+pragma) })
+	return err
+}
+
+// FailFlush makes every commit fail like a flush that failed, and counts how
+// many were tried.
+func FailFlush(s *SQL) (tried *int) {
+	lost := errors.New("the flush failed")
+	tried = new(int)
+	s.engine.onWriter(func() {
+		s.engine.dialect.classify = func(err error) fault {
+			if errors.Is(err, lost) {
+				return failing
+			}
+			return sqliteFault(err)
+		}
+		first := true
+		s.engine.commit = func(ctx context.Context, c *sql.Conn) error {
+			if first { // the end of this very batch
+				first = false
+				return commit(ctx, c)
+			}
+			*tried++
+			return lost
+		}
+	})
+	return tried
+}
+
 // onWriter runs f on the writer's goroutine, which owns what f changes.
 func (e *engine) onWriter(f func()) {
 	write(context.Background(), e, func(*txn) (none, error) { f(); return none{}, errors.New("nothing to write") })

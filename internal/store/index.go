@@ -130,7 +130,7 @@ func (x *Index) Position(ctx context.Context, origin string) (uint64, error) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, unreadable(err)
+		return 0, unreadable(err, sqliteFault)
 	}
 	return next, nil
 }
@@ -204,7 +204,7 @@ func (x *Index) transact(ctx context.Context, f func(*sql.Conn) error) (err erro
 	defer func() {
 		if err != nil {
 			x.conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK") // fails if there is nothing to undo
-			err = unreadable(err)
+			err = unreadable(err, sqliteFault)
 		}
 	}()
 	if _, err = x.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
@@ -285,19 +285,19 @@ func (x *Index) Query(ctx context.Context, f ledger.Filter) ([]ledger.Row, error
 	}
 	rs, err := x.reads.QueryContext(ctx, q, args...)
 	if err != nil {
-		return nil, unreadable(err)
+		return nil, unreadable(err, sqliteFault)
 	}
 	defer rs.Close()
 	var out []ledger.Row
 	for rs.Next() {
 		r, err := scanRow(rs)
 		if err != nil {
-			return nil, unreadable(err)
+			return nil, unreadable(err, sqliteFault)
 		}
 		out = append(out, r)
 	}
 	if err := rs.Err(); err != nil {
-		return nil, unreadable(err)
+		return nil, unreadable(err, sqliteFault)
 	}
 	return out, nil
 }

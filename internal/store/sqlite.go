@@ -35,14 +35,16 @@ func sqliteFault(err error) fault {
 		return transient
 	}
 	switch e.Code() & 0xff {
-	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+	case sqlite3.SQLITE_IOERR:
+		return failing
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 		return damaged
 	}
 	return transient
 }
 
-// Names of connections in the read pool: queries are short, and four cover
-// both cores with room to spare.
+// sqliteReaders are the connections of the read pool: queries are short, and
+// few are ever under way at once.
 const sqliteReaders = 4
 
 // OpenSQLite opens the control state in a file, made with mode 0600 if it is
@@ -159,7 +161,7 @@ func openSQLite(ctx context.Context, path, synchronous string, steps []string) (
 }
 
 func notADatabase(err error) error {
-	if sqliteFault(err) == damaged {
+	if !ours(err) && sqliteFault(err) == damaged {
 		return ostiary.Errorf(ostiary.Corrupt, "store", "the store is damaged or is no database").Because(err)
 	}
 	return err

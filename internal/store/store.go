@@ -231,7 +231,7 @@ func granted(t identity.JoinToken, made identity.AgentRecord, m identity.Mandate
 	return made, m, nil
 }
 
-// isKind reports whether err is one of ours already.
+// ours reports whether err has its meaning already.
 func ours(err error) bool {
 	var e *ostiary.Error
 	return errors.As(err, &e)

@@ -136,6 +136,57 @@ func TestFile(t *testing.T) {
 	})
 }
 
+// TestDiskFull fills the file to its limit: writes are refused, nothing is
+// half there, and it heals when there is room again.
+func TestDiskFull(t *testing.T) {
+	ctx := t.Context()
+	s := openFile(t, filepath.Join(t.TempDir(), "x.db"))
+	if err := store.Pragma(s, "max_page_count = 60"); err != nil {
+		t.Fatal(err)
+	}
+	big := make([]byte, 1<<20)
+	if err := s.SaveSnapshot(ctx, 1, big); code(err) != "not_stored" {
+		t.Fatal(err)
+	}
+	if n, _, err := s.NewestSnapshot(ctx); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	if err := store.Pragma(s, "max_page_count = 100000"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SaveSnapshot(ctx, 1, big); err != nil {
+		t.Fatal(err)
+	}
+	if rev, err := s.Revision(ctx); rev != 1 || err != nil {
+		t.Fatal(rev, err)
+	}
+}
+
+// TestFlushFails: after a flush that failed nothing is flushed again, and
+// nobody is told that a write happened.
+func TestFlushFails(t *testing.T) {
+	ctx := t.Context()
+	s := openFile(t, filepath.Join(t.TempDir(), "x.db"))
+	if err := s.SaveSnapshot(ctx, 1, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	tried := store.FailFlush(s)
+	if err := s.SaveSnapshot(ctx, 2, []byte("x")); code(err) != "not_known" {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := s.SaveSnapshot(ctx, 2, []byte("x")); code(err) != "not_stored" {
+			t.Fatal(err)
+		}
+	}
+	if *tried != 1 {
+		t.Fatalf("%d flushes after one that failed", *tried-1)
+	}
+	if n, _, err := s.NewestSnapshot(ctx); n == 0 || err != nil {
+		t.Fatal("reads ended too", n, err)
+	}
+}
+
 // victim writes until it is killed, and says what was acknowledged.
 func victim(path string) {
 	ctx := context.Background()
