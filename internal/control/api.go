@@ -28,12 +28,20 @@ type Status struct {
 	Agents      string         `json:"agents_address"`
 	Loopback    string         `json:"loopback_address,omitempty"`
 	Fingerprint string         `json:"bundle_fingerprint"`
-	Audience    string         `json:"audience"`
+	Endpoint    string         `json:"endpoint"`
+	Keys        []Key          `json:"keys"`
 	Snapshot    uint64         `json:"snapshot"`
 	Epoch       uint64         `json:"revocation_epoch"`
 	Indexed     uint64         `json:"log_indexed"`
 	LogSize     uint64         `json:"log_size"`
 	Servers     []ServerStatus `json:"servers"`
+}
+
+// Key is a public key of this installation, for those who verify.
+type Key struct {
+	Use string `json:"use"` // "requests" to tool servers, "snapshots", "log <origin>"
+	ID  string `json:"id"`
+	Key string `json:"key"` // PEM, or a signed-note verifier key for logs
 }
 
 // ServerStatus is one tool server as last seen.
@@ -85,8 +93,9 @@ type RevokeRequest struct {
 
 // TokenRequest asks for a bearer token.
 type TokenRequest struct {
-	Agent string `json:"agent"`
-	Life  string `json:"life"`
+	Agent  string `json:"agent"`
+	Life   string `json:"life"`
+	Server string `json:"server"` // for this server's own endpoint; "" for the aggregated one
 }
 
 // Token is a bearer token, shown once.

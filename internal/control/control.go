@@ -69,10 +69,10 @@ type Options struct {
 	PolicyDir string
 	Gate      Gate
 	Changes   Changes
-	Log       Log
+	Log       Log           // the gateway's own: every action
+	Changelog Log           // the deployment's: every change of control state
 	Servers   []string      // configured names, sorted
 	Recheck   time.Duration // between readings of a server's definitions
-	Audience  string        // the resource that tokens are minted for
 	Describe  Description   // what Status says of the process
 	Clock     func() time.Time
 	Logger    *slog.Logger
@@ -82,7 +82,8 @@ type Options struct {
 type Description struct {
 	Deployment, Gateway, TrustDomain string
 	Agents, Loopback                 string // addresses
-	Fingerprint                      string // of the bundle, for joining
+	Endpoint                         string // URL of the aggregated MCP endpoint; also the audience of tokens
+	Keys                             []Key
 }
 
 // Control administers one gateway. Safe for concurrent use.

@@ -30,27 +30,38 @@ var lists = []struct{ kind, method, member string }{
 
 // Discover reads a server's definitions through the gate, as the gateway
 // itself, and compares them with the accepted ones. A server that does not
-// know a list offers none of its kind; any other failure leaves the catalog
-// as it was.
+// know a list offers none of its kind; any other failure leaves the rest of
+// the catalog as it was.
 func (c *Control) Discover(ctx context.Context, server string) ([]catalog.Change, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	var all []ostiary.Tool
+	var changes []catalog.Change
+	total := 0
 	for _, l := range lists {
-		more, err := c.readList(ctx, server, l.kind, l.method, l.member)
+		offered, err := c.readList(ctx, server, l.kind, l.method, l.member)
+		if total += len(offered); err == nil && total > maxDefinitions {
+			err = ostiary.Errorf(ostiary.Upstream, "too_many_definitions", "%s offers more than %d definitions", server, maxDefinitions)
+		}
 		if err != nil {
 			c.noteReading(server, 0, err)
 			return nil, err
 		}
-		if all = append(all, more...); len(all) > maxDefinitions {
-			err := ostiary.Errorf(ostiary.Upstream, "too_many_definitions", "%s offers more than %d definitions", server, maxDefinitions)
-			c.noteReading(server, 0, err)
-			return nil, err
+		changes = append(changes, c.o.Book.Observe(server, l.kind, offered)...)
+	}
+	c.noteReading(server, c.differing(server), nil)
+	return changes, nil
+}
+
+// differing counts the accepted definitions that the server no longer offers
+// as they were accepted.
+func (c *Control) differing(server string) int {
+	n := 0
+	for _, t := range c.o.Book.Tools() {
+		if t.Server == server && (t.State == ostiary.ToolChanged || t.State == ostiary.ToolGone) {
+			n++
 		}
 	}
-	changes := c.o.Book.Observe(server, all)
-	c.noteReading(server, len(changes), nil)
-	return changes, nil
+	return n
 }
 
 func (c *Control) noteReading(server string, changed int, err error) {

@@ -2,6 +2,10 @@ package control
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -108,7 +112,7 @@ func (c *Control) getStatus(r *http.Request) (any, error) {
 	d := c.o.Describe
 	s := Status{
 		Version: ostiary.Version, Deployment: d.Deployment, Gateway: d.Gateway, TrustDomain: d.TrustDomain, Agents: d.Agents,
-		Loopback: d.Loopback, Fingerprint: d.Fingerprint, Audience: c.o.Audience, Epoch: c.o.Authority.Epoch(), Snapshot: c.standing().Number,
+		Loopback: d.Loopback, Fingerprint: c.o.Authority.Fingerprint().String(), Endpoint: d.Endpoint, Keys: d.Keys, Epoch: c.o.Authority.Epoch(), Snapshot: c.standing().Number,
 		Servers: []ServerStatus{},
 	}
 	var err error
@@ -187,6 +191,15 @@ func (c *Control) postJoin(r *http.Request) (any, error) {
 	return Join{Agent: string(t.Agent), Secret: string(secret.Reveal()), Expires: t.Expires, Gateway: c.o.Describe.Agents}, nil
 }
 
+// forgottenKey returns a request for a key that nobody holds when it returns.
+func forgottenKey() ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+}
+
 // postAgent enrols an agent that will hold no key of its own: the gateway
 // joins it with a key that is forgotten at once, so that only bearer tokens
 // ever speak for it.
@@ -203,7 +216,7 @@ func (c *Control) postAgent(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	csr, err := identity.ForgottenKey()
+	csr, err := forgottenKey()
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +259,14 @@ func (c *Control) postToken(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	secret, expires, err := c.o.Authority.MintToken(r.Context(), id, c.o.Audience, life)
+	audience := c.o.Describe.Endpoint
+	if in.Server != "" {
+		if err := c.known(in.Server); err != nil {
+			return nil, err
+		}
+		audience += "/" + in.Server
+	}
+	secret, expires, err := c.o.Authority.MintToken(r.Context(), id, audience, life)
 	if err != nil {
 		return nil, err
 	}
@@ -356,11 +376,16 @@ func (c *Control) postPolicy(r *http.Request) (any, error) {
 }
 
 func (c *Control) getLog(r *http.Request) (any, error) {
-	f, err := filterOf(r.URL.Query())
+	q := r.URL.Query()
+	log, err := c.which(q)
 	if err != nil {
 		return nil, err
 	}
-	rows, indexed, size, err := c.o.Log.Query(r.Context(), f)
+	f, err := filterOf(q)
+	if err != nil {
+		return nil, err
+	}
+	rows, indexed, size, err := log.Query(r.Context(), f)
 	if err != nil {
 		return nil, err
 	}
@@ -369,6 +394,19 @@ func (c *Control) getLog(r *http.Request) (any, error) {
 		out.Entries = append(out.Entries, entryOf(rows[i].Origin, rows[i].Ref, &rows[i].Entry))
 	}
 	return out, nil
+}
+
+// which returns the log that a query names with "log", and takes the word out.
+func (c *Control) which(q url.Values) (Log, error) {
+	defer q.Del("log")
+	switch name := q.Get("log"); name {
+	case "", "gateway":
+		return c.o.Log, nil
+	case "deployment":
+		return c.o.Changelog, nil
+	default:
+		return nil, ostiary.Errorf(ostiary.NotFound, "unknown_log", "there is no log %q; write gateway or deployment", name).At("log")
+	}
 }
 
 // filterOf reads the query of GET /v1/log. Unknown words are refused, since a
@@ -442,31 +480,36 @@ var dispositions = []ostiary.Disposition{ostiary.Refused, ostiary.Held, ostiary.
 // getStory returns one action whole. Asked for an Outcome, it starts from the
 // Intent that the Outcome answers.
 func (c *Control) getStory(r *http.Request) (any, error) {
-	ref, err := ostiary.ParseEntryRef(r.URL.Query().Get("entry"))
+	q := r.URL.Query()
+	log, err := c.which(q)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := ostiary.ParseEntryRef(q.Get("entry"))
 	if err != nil {
 		return nil, ostiary.Errorf(ostiary.Malformed, "entry", "%v", err).At("entry")
 	}
-	first, err := c.o.Log.Entry(r.Context(), ref)
+	first, err := log.Entry(r.Context(), ref)
 	if err != nil {
 		return nil, err
 	}
 	if id := first.Entry.Answers; !id.IsZero() {
-		rows, _, _, err := c.o.Log.Query(r.Context(), ledger.Filter{ID: id, Limit: 1})
+		rows, _, _, err := log.Query(r.Context(), ledger.Filter{ID: id, Limit: 1})
 		if err != nil {
 			return nil, err
 		}
 		if len(rows) == 1 {
-			if first, err = c.o.Log.Entry(r.Context(), rows[0].Ref); err != nil {
+			if first, err = log.Entry(r.Context(), rows[0].Ref); err != nil {
 				return nil, err
 			}
 		}
 	}
-	return c.story(r.Context(), first)
+	return story(r.Context(), log, first)
 }
 
-func (c *Control) story(ctx context.Context, first LogEntry) (any, error) {
+func story(ctx context.Context, log Log, first LogEntry) (any, error) {
 	s := Story{Entries: []Entry{entryOf(first.Origin, first.Ref, &first.Entry).withPayload(&first.Entry.Payload, first.Opened)}}
-	rows, _, _, err := c.o.Log.Query(ctx, ledger.Filter{Answers: first.Entry.ID, Limit: 1000})
+	rows, _, _, err := log.Query(ctx, ledger.Filter{Answers: first.Entry.ID, Limit: 1000})
 	if err != nil {
 		return nil, err
 	}
@@ -474,13 +517,13 @@ func (c *Control) story(ctx context.Context, first LogEntry) (any, error) {
 		if row.Ref == first.Ref {
 			continue
 		}
-		e, err := c.o.Log.Entry(ctx, row.Ref)
+		e, err := log.Entry(ctx, row.Ref)
 		if err != nil {
 			return nil, err
 		}
 		s.Entries = append(s.Entries, entryOf(e.Origin, e.Ref, &e.Entry).withPayload(&e.Entry.Payload, e.Opened))
 	}
-	p, err := c.o.Log.Prove(ctx, first.Ref)
+	p, err := log.Prove(ctx, first.Ref)
 	if err != nil {
 		return nil, err
 	}

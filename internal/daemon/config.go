@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/policy"
 )
 
 // Config is the one configuration file. Its comments are the manual; see
@@ -334,6 +335,9 @@ func (c *Config) checkServer(name string, s Server) error {
 	key := "servers." + name
 	if !nameRule.MatchString(name) || strings.Contains(name, "___") {
 		return c.bad(key, "name servers with lower-case letters, digits and dashes, at most 63")
+	}
+	if name == policy.GatewayServer {
+		return c.bad(key, "that name is the gateway's own")
 	}
 	if (s.URL == "") == (len(s.Command) == 0) {
 		return c.bad(key, "give either url (a remote server) or command (a process to start)")

@@ -10,7 +10,7 @@ import (
 const TrustDomain = "demo.ostiary.test"
 
 // AgentName is the name of the scripted agent below the trust domain.
-const AgentName = "agent/assistant"
+const AgentName = "assistant"
 
 // Setting is where the demo takes place: what the configuration of its
 // gateway says.

@@ -133,7 +133,8 @@ func (c *cedarSchema) request(r cedar.Request) error { return c.full.Request(r) 
 // their groups; nil means all. Validation costs time for every action the
 // schema holds, so the cut is what keeps thousands of policies loadable. The
 // messages come back sorted, as the validator's order is random.
-func (c *cedarSchema) policy(id string, p *cedar.Policy, actions []cedar.EntityUID) []string {
+// Actions in awaiting are known by name alone: they apply to nothing.
+func (c *cedarSchema) policy(id string, p *cedar.Policy, actions, awaiting []cedar.EntityUID) []string {
 	v := c.full
 	if actions != nil {
 		cut := &resolved.Schema{
@@ -142,6 +143,9 @@ func (c *cedarSchema) policy(id string, p *cedar.Policy, actions []cedar.EntityU
 		}
 		for _, a := range actions {
 			c.keep(cut.Actions, a)
+		}
+		for _, a := range awaiting {
+			cut.Actions[a] = resolved.Action{Entity: types.Entity{UID: a}}
 		}
 		v = validate.New(cut, validate.WithStrict())
 	}

@@ -24,9 +24,10 @@ type check struct {
 	world  *world
 	meta   meta
 
-	actions []*action // the scope covers
-	all     bool      // the scope leaves the action open
-	bad     bool      // something of ours was an error
+	actions  []*action         // the scope covers
+	awaiting []cedar.EntityUID // named by the scope, of servers nothing is accepted of
+	all      bool              // the scope leaves the action open
+	bad      bool              // something of ours was an error
 }
 
 func (k *check) report(sev Severity, at int, code, suggestion, format string, args ...any) {
@@ -37,7 +38,7 @@ func (k *check) report(sev Severity, at int, code, suggestion, format string, ar
 func (k *check) run() {
 	k.annotations()
 	k.scopes()
-	if k.bad {
+	if k.bad || k.dormant() {
 		return
 	}
 	k.meta.argsFree, k.meta.resFree = true, true
@@ -103,7 +104,15 @@ func (k *check) scopes() {
 	var unknown []cedar.EntityUID
 	k.actions, k.all, unknown = k.world.covered(k.rule.action)
 	for _, u := range unknown {
-		k.unknownAction(u)
+		if !k.awaited(u) {
+			k.unknownAction(u)
+			continue
+		}
+		k.awaiting = append(k.awaiting, u)
+		k.report(Warning, k.at(string(u.ID)), "not_accepted", "see ostiary tools list", "no tool of %q is accepted yet, so %s says nothing about %q", serverOf(u), k.id, string(u.ID))
+	}
+	if k.dormant() {
+		return
 	}
 	if len(unknown) == 0 && len(k.actions) == 0 {
 		k.report(Error, k.seg.start, "dead_scope", "name a group with in, a tool with ==", "no action is in the scope of %s, so it can never apply", k.id)
@@ -147,6 +156,30 @@ func didYouMeanType(short string, good []string) string {
 		full[i] = Namespace + "::" + g
 	}
 	return "it can be " + strings.Join(full, ", ")
+}
+
+// dormant says that the policy speaks of nothing that can happen yet. It has
+// no part in the set until a tool it names is accepted, and is checked then.
+func (k *check) dormant() bool { return len(k.awaiting) > 0 && len(k.actions) == 0 }
+
+// serverOf is the server in a tool action's name.
+func serverOf(u cedar.EntityUID) string {
+	server, _, _ := strings.Cut(string(u.ID), "___")
+	return server
+}
+
+// offers reports whether any tool of a server is accepted.
+func (w *world) offers(server string) bool {
+	return slices.ContainsFunc(w.tools, func(t toolDecl) bool { return t.Server == server })
+}
+
+// awaited reports whether an unknown action may be a tool of a server nobody
+// has accepted anything of. A policy may speak of it before it can be called:
+// refusing the folder would keep the gateway from starting, and so from
+// reading what there is to accept. A tool that a known server does not offer
+// is a mistake.
+func (k *check) awaited(u cedar.EntityUID) bool {
+	return u.Type == Namespace+"::Action" && strings.Contains(string(u.ID), "___") && !k.world.offers(serverOf(u))
 }
 
 func (k *check) unknownAction(u cedar.EntityUID) {
@@ -486,7 +519,7 @@ func (k *check) validate() {
 			cut = append(cut, a.uid)
 		}
 	}
-	for _, msg := range k.world.schema.policy(k.id, k.policy, cut) {
+	for _, msg := range k.world.schema.policy(k.id, k.policy, cut, k.awaiting) {
 		at, suggestion := k.seg.start, ""
 		guard := "context.input has x"
 		if m := messageAttr.FindStringSubmatch(msg); m != nil {

@@ -151,7 +151,7 @@ func (c *compiler) policyFile(name string) {
 
 func newSet(files map[string]string, w *world, lists [3][]compiled) *Set {
 	s := &Set{files: files, world: w}
-	s.authorize, s.obligate, s.shadow = newIndex(lists[0]), newIndex(lists[1]), newIndex(lists[2])
+	s.authorize, s.obligate, s.shadow = newIndex(lists[0]).know(w.base), newIndex(lists[1]).know(w.base), newIndex(lists[2]).know(w.base)
 	s.digest = sha256.Sum256(content{Files: files, Tools: w.tools}.encode())
 	return s
 }
@@ -224,6 +224,9 @@ func (c *compiler) policy(p place, seg *segment, set ruleset) {
 	k := &check{place: p, seg: seg, set: set, policy: parsed[0], rule: ruleOf(parsed[0]), world: c.world}
 	k.id = c.identify(k)
 	k.run()
+	if k.dormant() {
+		return
+	}
 	line, _ := p.position(seg.start)
 	k.meta.where = fmt.Sprintf("%s:%d", p.file, line)
 	c.lists[set] = append(c.lists[set], compiled{id: cedar.PolicyID(k.id), policy: parsed[0], rule: k.rule, meta: k.meta})

@@ -9,6 +9,9 @@
 //	gateway-stop       stop it in an orderly way; gateway-kill: with SIGKILL
 //	toolserver         start the recording tool server in the background (flags below)
 //	agent              send a request and print status and body
+//	stage [flags]      all of it: the usual files, tool server (with flags), gateway, accepted
+//	                   definitions, and a bearer token for payments in the file "token";
+//	                   sets $MCP, $BANK, $AGENTS, $PLAIN and $TOOLS
 //	sent N FILE        fail unless the recorder received N tool calls
 //	flip FILE OFFSET   change one byte of a file
 //	ports NAME...      set $NAME to a free loopback port each
@@ -278,6 +281,78 @@ func ports(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	for _, l := range held {
 		l.Close()
+	}
+}
+
+// The usual files of a story. One that the story brings itself is kept.
+var usual = map[string]string{
+	"ostiary.yaml": `trust_domain: example.org
+listen:
+  agents: 127.0.0.1:${AGENTS}
+  loopback: 127.0.0.1:${PLAIN}
+ledger: {segment_size: 1MiB}
+tools: {recheck: 1s}
+servers:
+  bank:
+    url: http://127.0.0.1:${TOOLS}/mcp
+    allow_addresses: [127.0.0.1/32]
+`,
+	"tools.json": `[
+ {"name":"get_balance","description":"The balance of an account.","annotations":{"readOnlyHint":true},
+  "inputSchema":{"type":"object","properties":{"account":{"type":"string"}},"required":["account"]}},
+ {"name":"send_payment","description":"Send money. Amounts are cents.",
+  "inputSchema":{"type":"object","properties":{"to":{"type":"string"},"amount":{"type":"integer"},"note":{"type":"string"}},"required":["to","amount"]}},
+ {"name":"close_account","description":"Close an account for good.","annotations":{"destructiveHint":true},
+  "inputSchema":{"type":"object","properties":{"account":{"type":"string"}},"required":["account"]}}
+]
+`,
+	"policy/main.cedar": `@id("session")
+permit (principal, action in [Ostiary::Action::"session", Ostiary::Action::"lists"], resource);
+
+@id("read")
+permit (principal, action == Ostiary::Action::"bank___get_balance", resource);
+
+@id("pay")
+permit (principal, action == Ostiary::Action::"bank___send_payment", resource)
+when { context.input.amount > 0 && context.input.amount <= 9007199254740992 };
+
+@id("pay-large") @remedy("approval:finance") @reason("Payments over 1000.00 need a person")
+forbid (principal, action == Ostiary::Action::"bank___send_payment", resource)
+when { context.input.amount > 100000 && context.input.amount < 9007199254740000 }
+unless { context.satisfied.contains("approval:finance") };
+`,
+}
+
+// stage sets up what most stories start from.
+func stage(ts *testscript.TestScript, neg bool, args []string) {
+	ports(ts, false, []string{"AGENTS", "PLAIN", "TOOLS"})
+	for name, text := range usual {
+		path := ts.MkAbs(name)
+		if isFile(path) {
+			continue
+		}
+		ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
+		ts.Check(os.WriteFile(path, []byte(text), 0o644))
+	}
+	envsubst(ts, false, []string{"ostiary.yaml"})
+	base := "http://127.0.0.1:" + ts.Getenv("PLAIN")
+	ts.Setenv("BASE", base)
+	ts.Setenv("MCP", base+"/mcp")
+	ts.Setenv("BANK", base+"/mcp/bank")
+	toolsStart(ts, false, append([]string{ts.Getenv("TOOLS")}, args...))
+	gatewayStart(ts, false, nil)
+	ts.Check(ts.Exec("ostiary", "tools", "pin", "bank"))
+	ts.Check(ts.Exec("ostiary", "agent", "add", "payments", "--principal", "person:dana"))
+	save(ts, false, []string{"token", "ostiary", "token", "payments"})
+}
+
+// envsubst replaces ${NAME} in files of the story.
+func envsubst(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range args {
+		path := ts.MkAbs(name)
+		b, err := os.ReadFile(path)
+		ts.Check(err)
+		ts.Check(os.WriteFile(path, []byte(os.Expand(string(b), ts.Getenv)), 0o644))
 	}
 }
 

@@ -1,0 +1,296 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/ostiary/ostiary/internal/catalog"
+	"github.com/ostiary/ostiary/internal/control"
+)
+
+// show makes foreign text safe for a terminal: invisible and control
+// characters become code points.
+func show(s string) string { return catalog.Show(s) }
+
+type statusCmd struct{}
+
+func (statusCmd) Run(e *env) error {
+	var s control.Status
+	if err := e.ask(http.MethodGet, "/v1/status", nil, nil, &s); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(s)
+	}
+	fmt.Fprintf(e.stdout, "%s/%s, trust domain %s, version %s\n", s.Deployment, s.Gateway, s.TrustDomain, s.Version)
+	fmt.Fprintf(e.stdout, "agents    https://%s/mcp", s.Agents)
+	if s.Loopback != "" {
+		fmt.Fprintf(e.stdout, "  and http://%s/mcp (bearer tokens, this machine only)", s.Loopback)
+	}
+	fmt.Fprintf(e.stdout, "\npolicy    snapshot %d\nrevoked   epoch %d\n", s.Snapshot, s.Epoch)
+	fmt.Fprintf(e.stdout, "log       %d entries, %d indexed; not independently witnessed\n", s.LogSize, s.Indexed)
+	for _, srv := range s.Servers {
+		state := "read " + when(srv.ReadAt)
+		if srv.Error != "" {
+			state = "not readable: " + show(srv.Error)
+		} else if srv.Changed > 0 {
+			state += ", " + strconv.Itoa(srv.Changed) + " definitions differ from what was accepted"
+		}
+		fmt.Fprintf(e.stdout, "server    %s: %s\n", srv.Name, state)
+	}
+	return nil
+}
+
+type keysCmd struct{}
+
+func (keysCmd) Run(e *env) error {
+	var s control.Status
+	if err := e.ask(http.MethodGet, "/v1/status", nil, nil, &s); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(s.Keys)
+	}
+	for _, k := range s.Keys {
+		fmt.Fprintf(e.stdout, "%s, id %s\n%s\n", k.Use, k.ID, strings.TrimSpace(k.Key))
+	}
+	return nil
+}
+
+type agentCmd struct {
+	Join   agentJoinCmd   `cmd:"" help:"Print a one-time join token for a new agent."`
+	Add    agentAddCmd    `cmd:"" help:"Enrol an agent that will only ever use bearer tokens."`
+	List   agentListCmd   `cmd:"" help:"List enrolled agents."`
+	Revoke agentRevokeCmd `cmd:"" help:"End an agent, a mandate, a key or one credential, at once."`
+}
+
+// agentFlags describe a new agent.
+type agentFlags struct {
+	Name      string   `arg:"" help:"Its name e.g. payments for spiffe://<trust domain>/agent/payments, or a whole SPIFFE ID."`
+	Principal string   `default:"organisation:self" help:"On whose authority it acts: person:NAME, organisation:NAME or service:NAME (${default})."`
+	Owner     string   `help:"Who answers for it."`
+	Zone      string   `default:"default" help:"Its zone (${default})."`
+	Role      []string `help:"A role it holds; may be repeated."`
+}
+
+func (f *agentFlags) request(life string) control.AgentRequest {
+	return control.AgentRequest{Name: f.Name, Principal: f.Principal, Owner: f.Owner, Zone: f.Zone, Roles: f.Role, Life: life}
+}
+
+type agentJoinCmd struct {
+	agentFlags
+	Life string `help:"How long the join token may be used (1h)."`
+}
+
+func (c *agentJoinCmd) Run(e *env) error {
+	var j control.Join
+	if err := e.ask(http.MethodPost, "/v1/agents/join", nil, c.request(c.Life), &j); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(j)
+	}
+	fmt.Fprintln(e.stdout, j.Secret)
+	fmt.Fprintf(e.stderr, "One use, until %s, for %s. On the agent's machine:\n", when(j.Expires), j.Agent)
+	fmt.Fprintf(e.stderr, "  ostiary connect --gateway https://%s --join <the line above>\n", j.Gateway)
+	return nil
+}
+
+type agentAddCmd struct{ agentFlags }
+
+func (c *agentAddCmd) Run(e *env) error {
+	var a control.Agent
+	if err := e.ask(http.MethodPost, "/v1/agents/add", nil, c.request(""), &a); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(a)
+	}
+	fmt.Fprintf(e.stdout, "%s is enrolled until %s. Mint it a token with: ostiary token %s\n", a.ID, when(a.Expires), c.Name)
+	return nil
+}
+
+type agentListCmd struct{}
+
+func (agentListCmd) Run(e *env) error {
+	var all []control.Agent
+	if err := e.ask(http.MethodGet, "/v1/agents", nil, nil, &all); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(all)
+	}
+	if len(all) == 0 {
+		fmt.Fprintln(e.stdout, "No agents are enrolled. Start with: ostiary agent join NAME")
+		return nil
+	}
+	var rows [][]string
+	for _, a := range all {
+		state := "enrolled"
+		if a.Disabled {
+			state = "disabled"
+		}
+		rows = append(rows, []string{a.ID, a.Principal, a.Zone, dash(strings.Join(a.Roles, ",")), state, when(a.Expires)})
+	}
+	return e.table([]string{"AGENT", "PRINCIPAL", "ZONE", "ROLES", "STATE", "MANDATE UNTIL"}, rows)
+}
+
+type agentRevokeCmd struct {
+	Subject string `arg:"" help:"The agent's name; or, with --kind, a mandate id, key digest or serial."`
+	Kind    string `enum:"agent,mandate,key,serial" default:"agent" help:"What is revoked: agent, mandate, key or serial (${default})."`
+	Reason  string `required:"" help:"Why; it stays in the log."`
+}
+
+func (c *agentRevokeCmd) Run(e *env) error {
+	var out map[string]uint64
+	if err := e.ask(http.MethodPost, "/v1/revocations", nil, control.RevokeRequest{Kind: c.Kind, Subject: c.Subject, Reason: c.Reason}, &out); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(out)
+	}
+	fmt.Fprintf(e.stdout, "%s %s is revoked; the revocation epoch is now %d\n", c.Kind, c.Subject, out["epoch"])
+	return nil
+}
+
+type tokenCmd struct {
+	Agent  string `arg:"" help:"The enrolled agent."`
+	Life   string `help:"How long it lives, at most 10m."`
+	Server string `help:"For this server's own endpoint instead of the aggregated one."`
+}
+
+func (c *tokenCmd) Run(e *env) error {
+	var t control.Token
+	if err := e.ask(http.MethodPost, "/v1/tokens", nil, control.TokenRequest{Agent: c.Agent, Life: c.Life, Server: c.Server}, &t); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(t)
+	}
+	fmt.Fprintln(e.stdout, t.Token)
+	fmt.Fprintf(e.stderr, "Until %s. Anyone who holds it is the agent: send it as \"Authorization: Bearer …\", to this gateway only.\n", when(t.Expires))
+	return nil
+}
+
+type toolsCmd struct {
+	List   toolsListCmd   `cmd:"" help:"List what servers offer and what was accepted."`
+	Diff   toolsDiffCmd   `cmd:"" help:"Show what changed in a definition since it was accepted."`
+	Pin    toolsAcceptCmd `cmd:"" help:"Accept all definitions of a server, or one, as they are now."`
+	Accept toolsAcceptCmd `cmd:"" help:"The same as pin: accept a changed definition."`
+	Read   toolsReadCmd   `cmd:"" help:"Read a server's definitions now."`
+}
+
+type toolsListCmd struct {
+	Server string `arg:"" optional:"" help:"Only this server's."`
+	Kind   string `default:"" help:"Only this kind: tool, prompt, resource or template."`
+}
+
+func (c *toolsListCmd) Run(e *env) error {
+	var all []control.Tool
+	if err := e.ask(http.MethodGet, "/v1/tools", map[string][]string{"server": {c.Server}}, nil, &all); err != nil {
+		return err
+	}
+	return e.printTools(all, c.Kind)
+}
+
+func (e *env) printTools(all []control.Tool, kind string) error {
+	kept := []control.Tool{}
+	for _, t := range all {
+		if kind == "" || t.Kind == kind {
+			kept = append(kept, t)
+		}
+	}
+	if e.cli.JSON {
+		return e.printJSON(kept)
+	}
+	if len(kept) == 0 {
+		fmt.Fprintln(e.stdout, "Nothing has been read yet. Look at: ostiary status")
+		return nil
+	}
+	var rows [][]string
+	for _, t := range kept {
+		hint := "changes state"
+		switch {
+		case t.Kind != catalog.KindTool:
+			hint = "-"
+		case t.ReadOnly:
+			hint = "says read-only"
+		case t.Destructive:
+			hint = "destructive"
+		}
+		note := t.Why
+		if note == "" && len(t.Findings) > 0 {
+			note = strings.Join(t.Findings, "; ")
+		}
+		rows = append(rows, []string{t.Server, t.Kind, t.Name, t.State, hint, t.Pin[:min(12, len(t.Pin))], dash(note)})
+	}
+	return e.table([]string{"SERVER", "KIND", "NAME", "STATE", "HINT", "PIN", "NOTE"}, rows)
+}
+
+type toolsDiffCmd struct {
+	Server string `arg:""`
+	Name   string `arg:""`
+	Kind   string `default:"tool" help:"tool, prompt, resource or template (${default})."`
+}
+
+func (c *toolsDiffCmd) Run(e *env) error {
+	var out map[string]string
+	if err := e.ask(http.MethodGet, "/v1/tools/diff", map[string][]string{"server": {c.Server}, "name": {c.Name}, "kind": {c.Kind}}, nil, &out); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(out)
+	}
+	if out["diff"] == "" {
+		fmt.Fprintln(e.stdout, "No difference: the server says what was accepted.")
+		return nil
+	}
+	fmt.Fprintln(e.stdout, out["diff"])
+	return nil
+}
+
+type toolsReadCmd struct {
+	Server string `arg:""`
+}
+
+func (c *toolsReadCmd) Run(e *env) error {
+	var all []control.Tool
+	if err := e.ask(http.MethodPost, "/v1/tools/read", nil, control.ToolRequest{Server: c.Server}, &all); err != nil {
+		return err
+	}
+	return e.printTools(all, "")
+}
+
+type toolsAcceptCmd struct {
+	Server string `arg:"" help:"The configured server."`
+	Name   string `arg:"" optional:"" help:"One definition; all of them if absent."`
+}
+
+func (c *toolsAcceptCmd) Run(e *env) error {
+	var a control.Accepted
+	if err := e.ask(http.MethodPost, "/v1/tools/accept", nil, control.ToolRequest{Server: c.Server, Name: c.Name}, &a); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(a)
+	}
+	for _, t := range a.Tools {
+		fmt.Fprintf(e.stdout, "accepted %s %s of %s, pin %s\n", t.Kind, show(t.Name), t.Server, t.Pin[:min(12, len(t.Pin))])
+	}
+	printProblems(e.stderr, a.Problems)
+	if a.Refused != "" {
+		return fmt.Errorf("accepted, but the policy folder does not fit the new definitions: %s", a.Refused)
+	}
+	fmt.Fprintf(e.stdout, "%d accepted; policy snapshot %d is active. What agents may do with them is policy: ostiary policy init\n", len(a.Tools), a.Snapshot)
+	return nil
+}
+
+func absolute(p string) string {
+	if a, err := filepath.Abs(p); err == nil {
+		return a
+	}
+	return p
+}

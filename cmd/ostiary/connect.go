@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/bridge"
+	"github.com/ostiary/ostiary/internal/egress"
+)
+
+type connectCmd struct {
+	Gateway     string `placeholder:"URL" help:"The gateway, for example https://127.0.0.1:8443; needed the first time."`
+	Join        string `placeholder:"TOKEN" env:"OSTIARY_JOIN" help:"The one-time join token, needed the first time. @FILE reads it from a file, so that it stands in no process list."`
+	State       string `placeholder:"DIR" help:"Where the key and the certificate are kept (~/.ostiary/connect)."`
+	Server      string `help:"Speak to this server only, with its own tool names, instead of all of them."`
+	Listen      string `placeholder:"ADDR" help:"Serve clients over HTTP on this loopback address instead of stdin and stdout. Whoever can connect is the agent."`
+	PrintConfig bool   `help:"Enrol if needed, print what to paste into a client's configuration, and end."`
+	Debug       bool   `help:"Log more, on stderr."`
+}
+
+func (c *connectCmd) Run(e *env) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	level := slog.LevelWarn
+	if c.Debug {
+		level = slog.LevelDebug
+	}
+	b, err := bridge.Open(e.ctx, bridge.Options{
+		Gateway: strings.TrimSuffix(c.Gateway, "/"), Dir: c.State, Join: c.Join, Dial: egress.NewClient,
+		Log: slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level})),
+	})
+	if err != nil {
+		return err
+	}
+	endpoint := "/mcp"
+	if c.Server != "" {
+		endpoint += "/" + c.Server
+	}
+	switch {
+	case c.PrintConfig:
+		return c.printConfig(e, endpoint)
+	case c.Listen != "":
+		return c.serve(e, b, endpoint)
+	}
+	return b.Stdio(e.ctx, endpoint, e.stdin, e.stdout)
+}
+
+// complete reads what the flags point to.
+func (c *connectCmd) complete() error {
+	if file, ok := strings.CutPrefix(c.Join, "@"); ok {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("--join: %w", err)
+		}
+		c.Join = strings.TrimSpace(string(b))
+	}
+	if c.State == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return fmt.Errorf("--state is needed: %w", err)
+		}
+		c.State = filepath.Join(home, ".ostiary", "connect")
+	}
+	c.State = absolute(c.State)
+	if c.Listen == "" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(c.Listen)
+	if a, aerr := netip.ParseAddr(host); err != nil || aerr != nil || !a.Unmap().IsLoopback() {
+		return ostiary.Errorf(ostiary.Malformed, "listen", "--listen: write a loopback address and a port, for example 127.0.0.1:7777")
+	}
+	return nil
+}
+
+func (c *connectCmd) printConfig(e *env, endpoint string) error {
+	if c.Listen != "" {
+		_, err := fmt.Fprintf(e.stdout, "%s\n", bridge.HTTPSnippet(c.Listen, endpoint))
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	args := []string{"connect", "--state", c.State}
+	if c.Server != "" {
+		args = append(args, "--server", c.Server)
+	}
+	_, err = fmt.Fprintf(e.stdout, "%s\n", bridge.StdioSnippet(self, args...))
+	return err
+}
+
+func (c *connectCmd) serve(e *env, b *bridge.Bridge, endpoint string) error {
+	l, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stderr, "%s is served on http://%s%s until Ctrl-C; its certificate renews by itself. In a client's configuration:\n%s\n", b.Agent(), l.Addr(), endpoint, bridge.HTTPSnippet(l.Addr().String(), endpoint))
+	return b.Loopback(e.ctx, l)
+}

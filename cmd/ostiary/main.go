@@ -1,0 +1,134 @@
+// Command ostiary is the doorkeeper for autonomous AI agents: a gateway that
+// lets one action through at a time, and the commands to run and ask it.
+//
+// "ostiary serve" is the gateway. The other commands are clients of its
+// control socket, or work on files alone. All print tables for people and,
+// with --json, JSON for programs. Exit status 0 means done, 1 refused or
+// failed, 2 used wrongly.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/ostiary/ostiary"
+)
+
+// cli is the whole command line; the structs are the help text.
+type cli struct {
+	Config string `short:"c" default:"ostiary.yaml" env:"OSTIARY_CONFIG" placeholder:"FILE" help:"The configuration file (${default})."`
+	Socket string `placeholder:"PATH" help:"Control socket of the gateway; overrides the configuration."`
+	JSON   bool   `help:"Print JSON instead of tables."`
+
+	Serve   serveCmd   `cmd:"" help:"Run the gateway."`
+	Demo    demoCmd    `cmd:"" help:"Run a gateway with demo tools and a scripted agent: the whole product in a minute."`
+	Status  statusCmd  `cmd:"" help:"Show what the gateway is doing."`
+	Agent   agentCmd   `cmd:"" help:"Enrol, list and revoke agents."`
+	Token   tokenCmd   `cmd:"" help:"Mint a short-lived bearer token for an agent that cannot hold a key."`
+	Connect connectCmd `cmd:"" help:"Bridge a local MCP client to the gateway, holding its identity for it."`
+	Tools   toolsCmd   `cmd:"" help:"Show, compare and accept what servers offer."`
+	Policy  policyCmd  `cmd:"" help:"Write, check and load policies."`
+	Keys    keysCmd    `cmd:"" help:"Print the public keys that tool servers and auditors need."`
+	Log     logCmd     `cmd:"" help:"See what happened, and verify that the log tells all of it."`
+	Version versionCmd `cmd:"" help:"Print the version."`
+
+	DemoServer demoServerCmd `cmd:"" hidden:"" help:"The demo's tool server."`
+}
+
+// env is what a command may use of its surroundings, so that tests can hold
+// the whole program.
+type env struct {
+	ctx    context.Context
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	cli    *cli
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the program.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("ostiary"),
+		kong.Description("The doorkeeper for autonomous AI agents: proven identity, policy on arguments, on disk before it happens."),
+		kong.UsageOnError(), kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		fmt.Fprintln(stderr, "ostiary:", err)
+		return 2
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	k, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "ostiary:", err)
+		fmt.Fprintln(stderr, "Run \"ostiary --help\" for the commands.")
+		return 2
+	}
+	if err := k.Run(&env{ctx, stdin, stdout, stderr, &c}); err != nil {
+		complain(stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// complain prints an error as a sentence with its field and remedy.
+func complain(w io.Writer, err error) {
+	var e *ostiary.Error
+	if !errors.As(err, &e) {
+		fmt.Fprintln(w, "ostiary:", err)
+		return
+	}
+	text := e.Detail
+	if text == "" {
+		text = e.Kind.String()
+	}
+	if e.Err != nil && !errors.As(e.Err, new(*ostiary.Error)) {
+		text += ": " + e.Err.Error() // the operator's own terminal may see the cause
+	}
+	// What was being done when it happened, without the classification that
+	// programs read.
+	doing, _, _ := strings.Cut(err.Error(), e.Error())
+	fmt.Fprintf(w, "ostiary: %s%s\n", doing, text)
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(e *env) error {
+	v, rev := ostiary.Version, "unknown"
+	goVersion := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		goVersion = info.GoVersion
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				rev = s.Value
+			}
+		}
+	}
+	if e.cli.JSON {
+		return e.printJSON(map[string]string{"version": v, "revision": rev, "go": goVersion})
+	}
+	fmt.Fprintf(e.stdout, "ostiary %s (revision %s, %s)\n", v, rev, goVersion)
+	return nil
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/catalog"
+	"github.com/ostiary/ostiary/internal/control"
+	"github.com/ostiary/ostiary/internal/daemon"
+	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/strictjson"
+)
+
+type policyCmd struct {
+	Init  policyInitCmd  `cmd:"" help:"Write a starter policy that denies everything that changes state."`
+	Check policyCheckCmd `cmd:"" help:"Check the policy folder; every problem with file, line and suggestion."`
+	Load  policyLoadCmd  `cmd:"" help:"Publish the policy folder as the next snapshot."`
+}
+
+// policyDir returns the folder of the argument or the configuration.
+func (e *env) policyDir(arg string) (string, error) {
+	if arg != "" {
+		return arg, nil
+	}
+	c, err := daemon.ReadConfig(e.cli.Config)
+	if err != nil {
+		return "", err
+	}
+	return c.Policy, nil
+}
+
+// acceptedTools asks the gateway for the accepted definitions, which policies
+// are checked against.
+func (e *env) acceptedTools() ([]*ostiary.Tool, error) {
+	var all []control.Tool
+	if err := e.ask(http.MethodGet, "/v1/tools", map[string][]string{"definitions": {"true"}}, nil, &all); err != nil {
+		return nil, err
+	}
+	var out []*ostiary.Tool
+	for _, t := range all {
+		if t.State == ostiary.ToolUnpinned.String() {
+			continue
+		}
+		doc, err := strictjson.Parse([]byte(t.Definition), strictjson.Request)
+		if err != nil {
+			continue // quarantined as unreadable: no policy can be about it
+		}
+		tool := catalog.ParseDefinition(t.Server, t.Kind, doc.Root())
+		tool.State = ostiary.ToolPinned
+		out = append(out, &tool)
+	}
+	return out, nil
+}
+
+type policyInitCmd struct {
+	Dir string `arg:"" optional:"" help:"The folder to write; the configured one if absent."`
+}
+
+func (c *policyInitCmd) Run(e *env) error {
+	dir, err := e.policyDir(c.Dir)
+	if err != nil {
+		return err
+	}
+	tools, err := e.acceptedTools()
+	if err != nil {
+		fmt.Fprintf(e.stderr, "Writing a policy that knows no tools: %s\nRun it again when the gateway runs and its tools are accepted, to have them named.\n", ostiary.AsError(err).Detail)
+		tools = nil
+	}
+	src := policy.Starter(tools)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	names := make([]string, 0, len(src.Files))
+	for name := range src.Files {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if os.IsExist(err) {
+			return ostiary.Errorf(ostiary.Conflict, "exists", "%s exists; remove it first or name another folder", path)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(src.Files[name])
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(e.stdout, "wrote", path)
+	}
+	fmt.Fprintln(e.stdout, "It permits listing and what tools say is read-only, and nothing that changes state. Each file explains how to open more.\nPublish it with: ostiary policy load")
+	return nil
+}
+
+type policyCheckCmd struct {
+	Dir string `arg:"" optional:"" help:"The folder; the configured one if absent."`
+}
+
+func (c *policyCheckCmd) Run(e *env) error {
+	dir, err := e.policyDir(c.Dir)
+	if err != nil {
+		return err
+	}
+	src, err := policy.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	tools, err := e.acceptedTools()
+	if err != nil {
+		fmt.Fprintf(e.stderr, "Checking without tools: %s\n", ostiary.AsError(err).Detail)
+	}
+	set, problems := policy.Compile(src, tools)
+	if e.cli.JSON {
+		if problems == nil {
+			problems = []policy.Problem{}
+		}
+		if err := json.NewEncoder(e.stdout).Encode(problems); err != nil {
+			return err
+		}
+	} else {
+		printProblems(e.stdout, problems)
+	}
+	if set == nil {
+		return ostiary.Errorf(ostiary.Malformed, "policy", "the policy folder %s does not compile", dir)
+	}
+	if !e.cli.JSON {
+		fmt.Fprintf(e.stdout, "%s is good, checked against %d accepted definitions\n", dir, len(tools))
+	}
+	return nil
+}
+
+type policyLoadCmd struct{}
+
+func (policyLoadCmd) Run(e *env) error {
+	var p control.Published
+	if err := e.ask(http.MethodPost, "/v1/policy/load", nil, nil, &p); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(p)
+	}
+	printProblems(e.stderr, p.Problems)
+	if !p.Changed {
+		fmt.Fprintf(e.stdout, "nothing changed; snapshot %d stays active\n", p.Snapshot)
+		return nil
+	}
+	fmt.Fprintf(e.stdout, "snapshot %d is active\n", p.Snapshot)
+	return nil
+}

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/ostiary/ostiary/internal/daemon"
+)
+
+type serveCmd struct {
+	Check bool `help:"Check the configuration and end."`
+	Debug bool `help:"Log more."`
+}
+
+func (c *serveCmd) Run(e *env) error {
+	cfg, err := daemon.ReadConfig(e.cli.Config)
+	if err != nil {
+		return err
+	}
+	if c.Check {
+		fmt.Fprintf(e.stdout, "%s is good\n", e.cli.Config)
+		return nil
+	}
+	level := slog.LevelInfo
+	if c.Debug {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
+	d, err := daemon.Open(e.ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	return d.Run(e.ctx)
+}

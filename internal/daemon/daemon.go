@@ -1,0 +1,455 @@
+// Package daemon wires the gateway: it alone knows everyone. One function
+// builds every part bottom-up from the configuration, one runs them, and
+// shutting down loses nothing: doors close, running calls settle, the log is
+// closed, in that order.
+//
+// It holds no logic of its own beyond order and lifetime.
+package daemon
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/catalog"
+	"github.com/ostiary/ostiary/internal/control"
+	"github.com/ostiary/ostiary/internal/door/mcp"
+	"github.com/ostiary/ostiary/internal/egress"
+	"github.com/ostiary/ostiary/internal/gate"
+	"github.com/ostiary/ostiary/internal/identity"
+	"github.com/ostiary/ostiary/internal/keyring"
+	"github.com/ostiary/ostiary/internal/mandate"
+	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/provenance"
+	"github.com/ostiary/ostiary/internal/store"
+	"github.com/ostiary/ostiary/verify"
+)
+
+// drainTimeout bounds how long running calls may take to settle at shutdown;
+// what has not settled then is Unknown to the next start.
+const drainTimeout = 20 * time.Second
+
+// refreshEvery is how often what other processes changed in the control state
+// is read. A change made through this process is read at once.
+const refreshEvery = 250 * time.Millisecond
+
+// Daemon is one gateway with its control side, built and not yet serving.
+type Daemon struct {
+	cfg   *Config
+	log   *slog.Logger
+	clock func() time.Time
+
+	ring      *keyring.Ring
+	store     *store.SQL
+	journal   *journal
+	authority *identity.Authority
+	book      *catalog.Book
+	engine    *policy.Engine
+	egress    *egress.Egress
+	gate      *gate.Gate
+	control   *control.Control
+	door      *mcp.Door
+
+	agents   net.Listener
+	loopback net.Listener // nil if off
+	socket   net.Listener
+
+	closers []func() error // in the order things were opened
+}
+
+// Open builds a gateway from its configuration: everything that can be wrong
+// with keys, store, log, policy or addresses is found here. Close it, or Run it.
+func Open(ctx context.Context, cfg *Config, log *slog.Logger) (_ *Daemon, err error) {
+	d := &Daemon{cfg: cfg, log: log, clock: time.Now}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"data folder and keys", d.openKeys},
+		{"store", d.openStore},
+		{"log", d.openLog},
+		{"addresses", d.listen},
+		{"identity", d.openIdentity},
+		{"catalog", d.openCatalog},
+		{"egress", d.openEgress},
+		{"gate", d.openGate},
+		{"control", d.openControl},
+		{"policy", d.openPolicy},
+		{"door", d.openDoor},
+	} {
+		if err := step.do(ctx); err != nil {
+			return nil, fmt.Errorf("opening %s: %w", step.name, err)
+		}
+	}
+	return d, nil
+}
+
+// onClose adds what must be closed, last opened first.
+func (d *Daemon) onClose(f func() error) { d.closers = append(d.closers, f) }
+
+// Close ends everything Open built.
+func (d *Daemon) Close() error {
+	var all []error
+	for _, f := range slices.Backward(d.closers) {
+		if err := f(); err != nil && !errors.Is(err, net.ErrClosed) {
+			all = append(all, err)
+		}
+	}
+	d.closers = nil
+	return errors.Join(all...)
+}
+
+func (d *Daemon) openKeys(context.Context) (err error) {
+	if err := os.MkdirAll(d.cfg.Data, 0o700); err != nil {
+		return err
+	}
+	if d.ring, err = keyring.Open(filepath.Join(d.cfg.Data, "keys")); err != nil {
+		return err
+	}
+	d.onClose(d.ring.Close)
+	return nil
+}
+
+func (d *Daemon) openStore(ctx context.Context) (err error) {
+	if d.store, err = store.OpenSQLite(ctx, filepath.Join(d.cfg.Data, "state.db")); err != nil {
+		return err
+	}
+	d.onClose(d.store.Close)
+	return nil
+}
+
+func (d *Daemon) openLog(ctx context.Context) (err error) {
+	if d.journal, err = openJournal(ctx, d.cfg, d.ring, d.store, d.clock, d.log); err != nil {
+		return err
+	}
+	d.onClose(d.journal.Close)
+	return nil
+}
+
+func (d *Daemon) listen(context.Context) (err error) {
+	if d.agents, err = net.Listen("tcp", d.cfg.Listen.Agents); err != nil {
+		return d.cfg.bad("listen.agents", err.Error())
+	}
+	d.onClose(d.agents.Close)
+	if d.cfg.Listen.Loopback != "" {
+		if d.loopback, err = net.Listen("tcp", d.cfg.Listen.Loopback); err != nil {
+			return d.cfg.bad("listen.loopback", err.Error())
+		}
+		d.onClose(d.loopback.Close)
+	}
+	if d.socket, err = listenUnix(d.cfg.Listen.Control); err != nil {
+		return d.cfg.bad("listen.control", err.Error())
+	}
+	d.onClose(d.socket.Close)
+	return nil
+}
+
+func (d *Daemon) openIdentity(ctx context.Context) error {
+	key, err := d.ring.ECDSA("mandate")
+	if err != nil {
+		return err
+	}
+	mandates, err := mandate.New(d.cfg.TrustDomain, key)
+	if err != nil {
+		return err
+	}
+	d.authority, err = identity.Open(ctx, identity.Options{
+		TrustDomain: d.cfg.TrustDomain, Dir: filepath.Join(d.cfg.Data, "identity"), Keys: d.ring, Registry: d.store, Mandates: mandates,
+		Record: control.RecordEvent(d.journal.deployment, d.clock), Clock: d.clock, Log: d.log,
+		SVIDLife: time.Duration(d.cfg.Identity.SVIDLife), TokenLife: time.Duration(d.cfg.Identity.TokenLife), MandateLife: time.Duration(d.cfg.Identity.MandateLife),
+		Hosts: d.cfg.Listen.Names,
+	})
+	return err
+}
+
+func (d *Daemon) openCatalog(ctx context.Context) error {
+	d.book = catalog.New(d.store, d.clock)
+	return d.book.Load(ctx)
+}
+
+func (d *Daemon) openEgress(context.Context) error {
+	key, err := d.ring.ECDSA(requestKey)
+	if err != nil {
+		return err
+	}
+	o := egress.Options{Tools: d.book, Signer: key, KeyID: verify.KeyID(key.Public()), Clock: d.clock, Logger: d.log, Version: ostiary.Version, Capabilities: `{"sampling":{},"elicitation":{},"roots":{}}`}
+	for _, name := range d.servers() {
+		s := d.cfg.Servers[name]
+		digest, err := ostiary.ParseDigest(s.Digest)
+		if err != nil {
+			return d.cfg.bad("servers."+name+".digest", err.Error())
+		}
+		if len(s.Command) > 0 {
+			if err := egress.CheckCommand(s.Command); err != nil {
+				return d.cfg.bad("servers."+name+".command", ostiary.AsError(err).Detail)
+			}
+		}
+		o.Servers = append(o.Servers, egress.Server{
+			Name: name, Zone: s.Zone, Trusted: s.Trusted, URL: s.URL, AllowPrivate: s.AllowAddresses, BearerFile: s.Bearer,
+			Command: s.Command, Env: s.Env, Dir: s.Dir, Digest: digest,
+		})
+	}
+	if d.egress, err = egress.New(o); err != nil {
+		return err
+	}
+	d.onClose(d.egress.Close)
+	return nil
+}
+
+// servers returns the configured names, sorted.
+func (d *Daemon) servers() []string { return slices.Sorted(maps.Keys(d.cfg.Servers)) }
+
+// requestKey names the key that signs requests to tool servers.
+const requestKey = "requests"
+
+// RequestKey returns the public key, in PEM, that requests of the gateway with
+// this data folder are signed with. It makes folder and key if they do not
+// exist, so that a tool server can be set up before its gateway first starts.
+func RequestKey(data string) ([]byte, error) {
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return nil, err
+	}
+	ring, err := keyring.Open(filepath.Join(data, "keys"))
+	if err != nil {
+		return nil, err
+	}
+	defer ring.Close()
+	key, err := ring.ECDSA(requestKey)
+	if err != nil {
+		return nil, err
+	}
+	text, err := publicPEM(key)
+	return []byte(text), err
+}
+
+func (d *Daemon) openGate(context.Context) error {
+	sessions := provenance.NewSessions(d.store, d.clock)
+	d.engine = policy.New()
+	resources := map[string]ostiary.Resource{}
+	for name, s := range d.cfg.Servers {
+		resources[name] = ostiary.Resource{Server: name, Zone: s.Zone, Trusted: s.Trusted}
+	}
+	d.gate = gate.New(gate.Options{
+		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
+		Tainter: tainter{sessions}, Clock: d.clock, Logger: d.log,
+		Facts: &gate.Resolver{
+			Tools: d.book, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{sessions}, Containments: noContainments{},
+			Servers: resources, Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
+		},
+	})
+	return nil
+}
+
+// endpoint is the URL of the aggregated MCP endpoint as agents reach it.
+func (d *Daemon) endpoint() string { return d.publicURL() + "/mcp" }
+
+func (d *Daemon) publicURL() string { return "https://" + d.agents.Addr().String() }
+
+func (d *Daemon) openControl(context.Context) error {
+	signer, err := d.ring.ECDSA("snapshots")
+	if err != nil {
+		return err
+	}
+	keys, err := d.publicKeys()
+	if err != nil {
+		return err
+	}
+	desc := control.Description{
+		Deployment: d.cfg.Deployment, Gateway: d.cfg.Gateway, TrustDomain: d.cfg.TrustDomain,
+		Agents: d.agents.Addr().String(), Endpoint: d.endpoint(), Keys: keys,
+	}
+	if d.loopback != nil {
+		desc.Loopback = d.loopback.Addr().String()
+	}
+	d.control = control.New(control.Options{
+		Authority: d.authority, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
+		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Servers: d.servers(), Recheck: time.Duration(d.cfg.Tools.Recheck),
+		Describe: desc, Clock: d.clock, Logger: d.log,
+	})
+	return nil
+}
+
+// publicKeys lists what tool servers and auditors need.
+func (d *Daemon) publicKeys() ([]control.Key, error) {
+	var out []control.Key
+	for _, k := range []struct{ use, name string }{{"requests to tool servers", requestKey}, {"policy snapshots", "snapshots"}, {"mandates", "mandate"}} {
+		key, err := d.ring.ECDSA(k.name)
+		if err != nil {
+			return nil, err
+		}
+		text, err := publicPEM(key)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, control.Key{Use: k.use, ID: verify.KeyID(key.Public()), Key: text})
+	}
+	return append(out, d.journal.keys()...), nil
+}
+
+func publicPEM(key *ecdsa.PrivateKey) (string, error) {
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return "", err
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), nil
+}
+
+// openPolicy activates the last good snapshot and publishes the folder if it
+// says something else. A folder that does not compile keeps the last good one
+// and is an error only if there is none.
+func (d *Daemon) openPolicy(ctx context.Context) error {
+	had, err := d.control.Restore(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := d.control.Publish(ctx)
+	for _, problem := range p.Problems {
+		d.log.Warn("policy", "file", problem.File, "line", problem.Line, "problem", problem.Message, "suggestion", problem.Suggestion)
+	}
+	if err != nil && had {
+		d.log.Error("the policy folder is refused; the last good snapshot stays", "snapshot", p.Number, "error", err)
+		return nil
+	}
+	if err != nil {
+		return policyError(err, p)
+	}
+	return nil
+}
+
+// policyError puts the problems into the error, since there is no gateway yet
+// that could be asked for them.
+func policyError(err error, p control.Publication) error {
+	e := *ostiary.AsError(err)
+	var lines []string
+	for _, x := range p.Problems {
+		if x.Severity == policy.Error {
+			lines = append(lines, fmt.Sprintf("%s:%d:%d: %s %s", x.File, x.Line, x.Column, x.Message, x.Suggestion))
+		}
+	}
+	if len(lines) > 0 {
+		e.Detail = "the policy folder does not compile, and there is no earlier snapshot:\n" + strings.Join(lines, "\n")
+	}
+	return &e
+}
+
+func (d *Daemon) openDoor(context.Context) (err error) {
+	sealer, err := d.ring.AEAD("door-state")
+	if err != nil {
+		return err
+	}
+	o := mcp.Options{
+		Gate: d.gate, Identity: d.authority, Catalog: d.book, Visible: d.engine, PublicURL: d.publicURL(),
+		Origins: d.cfg.Listen.Origins, Sealer: sealer, Clock: d.clock, Logger: d.log,
+	}
+	for _, l := range []net.Listener{d.agents, d.loopback} {
+		if l != nil {
+			_, port, _ := net.SplitHostPort(l.Addr().String())
+			for _, h := range append([]string{"localhost", "127.0.0.1", "[::1]"}, d.cfg.Listen.Names...) {
+				o.Hosts = append(o.Hosts, h+":"+port)
+			}
+		}
+	}
+	for _, name := range d.servers() {
+		o.Servers = append(o.Servers, mcp.Server{Name: name})
+	}
+	d.door, err = mcp.New(o)
+	return err
+}
+
+// Endpoint returns the URL of the aggregated MCP endpoint.
+func (d *Daemon) Endpoint() string { return d.endpoint() }
+
+// Control returns the administrative side, for a program that runs the
+// gateway inside itself.
+func (d *Daemon) Control() *control.Control { return d.control }
+
+// Authority returns the identity side, for a program that runs the gateway
+// inside itself.
+func (d *Daemon) Authority() *identity.Authority { return d.authority }
+
+// Run serves until ctx ends or a part fails that nothing can go on without.
+// It returns nil after an orderly end.
+func (d *Daemon) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	failed := make(chan error, 8)
+	servers := d.serveAll(failed)
+
+	var background sync.WaitGroup
+	background.Go(func() { d.control.Watch(ctx, nil) })
+	background.Go(func() { d.refresh(ctx) })
+
+	d.log.Info("serving", "agents", d.endpoint(), "control", d.cfg.Listen.Control)
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	case err = <-d.journal.failed():
+	}
+	d.log.Info("stopping", "cause", err)
+	cancel()
+	return errors.Join(err, d.stop(servers, &background))
+}
+
+// stop closes doors first, then waits for running calls to settle, then
+// closes everything else.
+func (d *Daemon) stop(servers []*http.Server, background *sync.WaitGroup) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	var all []error
+	for _, s := range servers {
+		if err := s.Shutdown(ctx); err != nil {
+			s.Close()
+		}
+	}
+	background.Wait()
+	if err := d.gate.Drain(ctx); err != nil {
+		all = append(all, err)
+	}
+	return errors.Join(append(all, d.Close())...)
+}
+
+// refresh follows what other processes change in the control state.
+func (d *Daemon) refresh(ctx context.Context) {
+	tick := time.NewTicker(refreshEvery)
+	defer tick.Stop()
+	seen, err := d.store.Revision(ctx)
+	if err != nil {
+		d.log.Error("control state cannot be read", "error", err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		rev, err := d.store.Revision(ctx)
+		if err != nil || rev == seen {
+			continue
+		}
+		if err := d.authority.Refresh(ctx); err != nil {
+			d.log.Error("registry cannot be read", "error", err)
+			continue
+		}
+		seen = rev
+	}
+}

@@ -1,0 +1,69 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/gate"
+	"github.com/ostiary/ostiary/internal/identity"
+	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/provenance"
+)
+
+// registry answers the gate's questions about agents from the authority.
+type registry struct {
+	authority *identity.Authority
+	clock     func() time.Time
+}
+
+func (r registry) AgentFacts(s *ostiary.Subject) (gate.AgentFacts, error) {
+	if s.Via == ostiary.ViaSelf {
+		return r.self(s)
+	}
+	rec, ok := r.authority.Agent(s.Agent)
+	if !ok {
+		return gate.AgentFacts{}, ostiary.Errorf(ostiary.Denied, "unknown_agent", "the agent is no longer enrolled")
+	}
+	m, ok := r.authority.Mandate(s.Mandate)
+	if !ok {
+		return gate.AgentFacts{}, ostiary.Errorf(ostiary.Denied, "no_mandate", "the agent's mandate has ended")
+	}
+	return gate.AgentFacts{Zone: rec.Zone, Roles: rec.Roles, Posture: r.authority.Posture(s.Agent), Mandate: m}, nil
+}
+
+// self is what holds for the gateway's own calls: they may read what servers
+// offer and nothing else.
+func (r registry) self(s *ostiary.Subject) (gate.AgentFacts, error) {
+	now := r.clock()
+	return gate.AgentFacts{
+		Zone: "default", Posture: ostiary.Posture{OK: true, Method: "self", Appraised: now},
+		Mandate: ostiary.Mandate{
+			ID: identity.GatewayMandate, Standing: true, Principal: s.Principal, Agent: s.Agent, Purpose: "read what servers offer",
+			Actions: []string{policy.ActionDiscoverServer}, Resources: []string{"*"}, NotBefore: now, Expires: now.Add(time.Minute),
+		},
+	}, nil
+}
+
+// sessionFacts adapts the sessions to the gate's words.
+type sessionFacts struct{ sessions *provenance.Sessions }
+
+func (f sessionFacts) Session(ctx context.Context, s *ostiary.Subject, m ostiary.MandateID) (gate.SessionFacts, error) {
+	st, err := f.sessions.Open(ctx, s.Agent, s.Principal, m)
+	return gate.SessionFacts{Session: st.Session, Taint: st.Taint, Reads: st.Reads}, err
+}
+
+// tainter names what entered a session after the server it came from.
+type tainter struct{ sessions *provenance.Sessions }
+
+func (t tainter) Taint(id ostiary.SessionID, r ostiary.Resource) {
+	t.sessions.Taint(id, "server:"+r.Server)
+}
+
+// noContainments establishes that nobody is contained: there is no way to
+// contain anybody yet, so None is the truth and not a guess.
+type noContainments struct{}
+
+func (noContainments) Level(*ostiary.Subject, *ostiary.Action) ostiary.Containment {
+	return ostiary.None
+}

@@ -1,0 +1,162 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/control"
+	"github.com/ostiary/ostiary/internal/keyring"
+	"github.com/ostiary/ostiary/internal/ledger"
+	"github.com/ostiary/ostiary/internal/store"
+)
+
+// journal is the two logs of one machine, each with the index built from it.
+type journal struct {
+	deployment *ledger.Log // control changes and anchors
+	gateway    *ledger.Log // every action
+	indexes    map[*ledger.Log]*indexed
+	stop       context.CancelFunc
+	wait       sync.WaitGroup
+	closers    []func() error
+}
+
+// indexed is a log with its index.
+type indexed struct {
+	log     *ledger.Log
+	index   ledger.Index
+	indexer *ledger.Indexer
+}
+
+// deploymentLog names the deployment's own log beside the gateways'.
+const deploymentLog = "deployment"
+
+func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, state ledger.Control, clock func() time.Time, log *slog.Logger) (_ *journal, err error) {
+	run, stop := context.WithCancel(context.Background())
+	j := &journal{indexes: map[*ledger.Log]*indexed{}, stop: stop}
+	defer func() {
+		if err != nil {
+			j.Close()
+		}
+	}()
+	wrap, err := ring.AEAD("data-keys")
+	if err != nil {
+		return nil, err
+	}
+	open := func(name string, parent *ledger.Log) (*ledger.Log, error) {
+		signer, err := ring.Ed25519("log-" + name)
+		if err != nil {
+			return nil, err
+		}
+		l, err := ledger.Open(ctx, ledger.Options{
+			Dir: filepath.Join(cfg.Data, "log", name), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: state,
+			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Longest: time.Duration(cfg.Ledger.MaxActionTime), Clock: clock, Logger: log.With("log", name),
+		})
+		if err != nil {
+			return nil, err
+		}
+		j.closers = append(j.closers, l.Close)
+		return l, j.follow(run, l, filepath.Join(cfg.Data, "index-"+name+".db"), log)
+	}
+	if j.deployment, err = open(deploymentLog, nil); err != nil {
+		return nil, err
+	}
+	if j.gateway, err = open(cfg.Gateway, j.deployment); err != nil {
+		return nil, err
+	}
+	return j, nil
+}
+
+// follow builds the index of a log beside it, for as long as both live. An
+// index that fails answers no more queries and holds up nothing else.
+func (j *journal) follow(ctx context.Context, l *ledger.Log, path string, log *slog.Logger) error {
+	index, err := store.OpenIndex(path)
+	if err != nil {
+		return err
+	}
+	x := &indexed{log: l, index: index, indexer: ledger.NewIndexer(l, index)}
+	j.indexes[l] = x
+	j.closers = append(j.closers, index.Close)
+	j.wait.Go(func() {
+		if err := x.indexer.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			log.Error("the log's index stopped; queries show what it had", "error", err)
+		}
+	})
+	return nil
+}
+
+// Close ends the indexes and then the logs: the gateway's before the
+// deployment's, which records its end.
+func (j *journal) Close() error {
+	var all []error
+	for i := len(j.closers) - 1; i >= 0; i-- {
+		if i%2 == 1 { // an index: its follower first
+			j.stop()
+			j.wait.Wait()
+		}
+		all = append(all, j.closers[i]())
+	}
+	j.closers = nil
+	j.stop()
+	return errors.Join(all...)
+}
+
+// failed reports the first log that nothing can be recorded in any more.
+func (j *journal) failed() <-chan error {
+	c := make(chan error, 1)
+	go func() {
+		select {
+		case <-j.gateway.Failed():
+			c <- j.gateway.Err()
+		case <-j.deployment.Failed():
+			c <- j.deployment.Err()
+		}
+	}()
+	return c
+}
+
+func (j *journal) keys() []control.Key {
+	var out []control.Key
+	for _, l := range []*ledger.Log{j.gateway, j.deployment} {
+		out = append(out, control.Key{Use: "log", ID: l.Origin(), Key: l.Key()})
+	}
+	return out
+}
+
+// view answers control's questions about one of the logs.
+func (j *journal) view(l *ledger.Log) control.Log { return j.indexes[l] }
+
+// Query implements control.Log.
+func (x *indexed) Query(ctx context.Context, f ledger.Filter) ([]ledger.Row, uint64, uint64, error) {
+	rows, err := x.index.Query(ctx, f)
+	_, n, m := x.indexer.Progress()
+	return rows, n, m, err
+}
+
+// Entry implements control.Log.
+func (x *indexed) Entry(ctx context.Context, ref ostiary.EntryRef) (control.LogEntry, error) {
+	if ref.Month == "" {
+		ref.Month = x.log.Newest().Month
+	}
+	rec, err := x.log.Entry(ctx, ref)
+	if err != nil {
+		return control.LogEntry{}, err
+	}
+	opened := len(rec.Sealed) == 0
+	if !opened {
+		err := x.log.Unseal(ctx, rec)
+		if opened = err == nil; err != nil && ostiary.KindOf(err) != ostiary.NotFound {
+			return control.LogEntry{}, err
+		}
+	}
+	return control.LogEntry{Origin: rec.Origin, Ref: rec.Ref, Entry: rec.Entry, Opened: opened}, nil
+}
+
+// Prove implements control.Log.
+func (x *indexed) Prove(_ context.Context, ref ostiary.EntryRef) ([]byte, error) {
+	return x.log.Prove(ref)
+}

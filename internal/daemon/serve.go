@@ -1,0 +1,155 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ostiary/ostiary/internal/control"
+	"github.com/ostiary/ostiary/internal/door/mcp"
+	"github.com/ostiary/ostiary/internal/stricthttp"
+)
+
+// serveAll starts every listener. A server that ends by itself reports to
+// failed.
+func (d *Daemon) serveAll(failed chan<- error) []*http.Server {
+	var all []*http.Server
+	start := func(name string, s *http.Server, l net.Listener) {
+		all = append(all, s)
+		go func() {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("%s: %w", name, err)
+			}
+		}()
+	}
+	start("agents", d.agentServer(), stricthttp.NewListener(tls.NewListener(d.agents, d.authority.ServerTLS()), stricthttp.Standard()))
+	if d.loopback != nil {
+		start("loopback", mcp.NewServer(d.door, nil, d.log), stricthttp.NewListener(d.loopback, stricthttp.Standard()))
+	}
+	start("control", &http.Server{
+		Handler: d.control.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if p, ok := c.(*peerConn); ok {
+				return control.WithOperator(ctx, p.name)
+			}
+			return ctx
+		},
+	}, d.socket)
+	return all
+}
+
+// agentServer serves the MCP door and enrolment over TLS. The strict front
+// hides the TLS connection from net/http, so its state is put back here.
+func (d *Daemon) agentServer() *http.Server {
+	enrolment := d.authority.Handler()
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(tlsKey{}).(*tlsConn); ok {
+			r.TLS = c.state()
+		}
+		if len(r.URL.Path) >= 4 && r.URL.Path[:4] == "/v1/" {
+			enrolment.ServeHTTP(w, r)
+			return
+		}
+		d.door.ServeHTTP(w, r)
+	})
+	s := mcp.NewServer(h, nil, d.log)
+	s.RegisterOnShutdown(d.door.Close)
+	outer := s.ConnContext
+	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		ctx = outer(ctx, c)
+		if t, ok := stricthttp.Inner(c).(*tls.Conn); ok {
+			ctx = context.WithValue(ctx, tlsKey{}, &tlsConn{conn: t})
+		}
+		return ctx
+	}
+	return s
+}
+
+type tlsKey struct{}
+
+// tlsConn keeps one connection's TLS state, which does not change after the
+// handshake.
+type tlsConn struct {
+	conn *tls.Conn
+	once sync.Once
+	kept tls.ConnectionState
+}
+
+func (c *tlsConn) state() *tls.ConnectionState {
+	c.once.Do(func() { c.kept = c.conn.ConnectionState() })
+	return &c.kept
+}
+
+// listenUnix makes the control socket, for this user alone. A socket that
+// nobody answers is left from a process that was killed, and is replaced.
+func listenUnix(path string) (net.Listener, error) {
+	if len(path) > 100 {
+		return nil, fmt.Errorf("the path of a Unix socket may have at most 100 bytes, this one has %d; set listen.control to a shorter one", len(path))
+	}
+	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
+		// The store's lock was taken before this, so nobody else serves here.
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	old := unix.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, err
+	}
+	return &peerListener{l.(*net.UnixListener)}, nil
+}
+
+// peerListener accepts only this process's own user and root, by the kernel's
+// word, whatever the file's mode has become.
+type peerListener struct{ *net.UnixListener }
+
+type peerConn struct {
+	net.Conn
+	name string
+}
+
+func (l *peerListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.UnixListener.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		uid, err := peerUID(c)
+		if err != nil || (uid != 0 && uid != os.Getuid()) {
+			c.Close()
+			continue
+		}
+		name := "uid " + strconv.Itoa(uid)
+		if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+			name = u.Username
+		}
+		return &peerConn{c, name}, nil
+	}
+}
+
+func peerUID(c *net.UnixConn) (uid int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); cerr != nil {
+		return 0, cerr
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int(cred.Uid), nil
+}
