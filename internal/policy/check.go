@@ -109,7 +109,11 @@ func (k *check) scopes() {
 			continue
 		}
 		k.awaiting = append(k.awaiting, u)
-		k.report(Warning, k.at(string(u.ID)), "not_accepted", "see ostiary tools list", "no tool of %q is accepted yet, so %s says nothing about %q", serverOf(u), k.id, string(u.ID))
+		suggestion := "see ostiary tools list"
+		if n := nearest(string(u.ID), k.world.names()); n != "" {
+			suggestion = didYouMean(n)
+		}
+		k.report(Warning, k.at(string(u.ID)), "not_accepted", suggestion, "no tool of %q is accepted yet, so %s says nothing about %q", serverOf(string(u.ID)), k.id, string(u.ID))
 	}
 	if k.dormant() {
 		return
@@ -163,23 +167,28 @@ func didYouMeanType(short string, good []string) string {
 func (k *check) dormant() bool { return len(k.awaiting) > 0 && len(k.actions) == 0 }
 
 // serverOf is the server in a tool action's name.
-func serverOf(u cedar.EntityUID) string {
-	server, _, _ := strings.Cut(string(u.ID), "___")
+func serverOf(action string) string {
+	server, _, _ := strings.Cut(action, "___")
 	return server
 }
 
-// offers reports whether any tool of a server is accepted.
-func (w *world) offers(server string) bool {
-	return slices.ContainsFunc(w.tools, func(t toolDecl) bool { return t.Server == server })
-}
-
-// awaited reports whether an unknown action may be a tool of a server nobody
-// has accepted anything of. A policy may speak of it before it can be called:
+// awaited reports whether an unknown name may be a tool of a server nobody
+// has accepted anything of. A folder may speak of it before it can be called:
 // refusing the folder would keep the gateway from starting, and so from
 // reading what there is to accept. A tool that a known server does not offer
 // is a mistake.
+func awaited(name string, tools []toolDecl) bool {
+	server := serverOf(name)
+	return server != name && !slices.ContainsFunc(tools, func(t toolDecl) bool { return t.Server == server })
+}
+
+// awaited is stricter with a forbid: one whose name is nearly that of a known
+// tool is taken for a misspelling, since it would protect nothing.
 func (k *check) awaited(u cedar.EntityUID) bool {
-	return u.Type == Namespace+"::Action" && strings.Contains(string(u.ID), "___") && !k.world.offers(serverOf(u))
+	if u.Type != Namespace+"::Action" || !awaited(string(u.ID), k.world.tools) {
+		return false
+	}
+	return k.rule.permit || nearest(string(u.ID), k.world.names()) == ""
 }
 
 func (k *check) unknownAction(u cedar.EntityUID) {

@@ -47,7 +47,11 @@ func TestProblems(t *testing.T) {
 		{"hidden argument", permitPay(`context.input.either == "x"`), "3:22: error hidden_argument", "union"},
 		{"untyped argument", permitPay(`context.input has blob`), "3:26: error hidden_argument", "names no type"},
 		{"unknown action", `@id("p") permit (principal, action == Ostiary::Action::"bank___send_mony", resource);`, "1:56: error unknown_action", "bank___send_money"},
-		{"unknown tool", `@id("p") permit (principal, action == Ostiary::Action::"crm___delete", resource);`, "1:56: error unknown_action", "only accepted tools"},
+		{"unknown tool of a known server", `@id("p") permit (principal, action == Ostiary::Action::"bank___delete_everything", resource);`, "1:56: error unknown_action", "only accepted tools"},
+		{"tool of a server nothing is accepted of", `@id("p") permit (principal, action == Ostiary::Action::"crm___delete", resource) when { context.input.amount > 1 };`, "1:56: warning not_accepted", "tools list"},
+		{"misspelt server in a permit", `@id("p") permit (principal, action == Ostiary::Action::"bnak___send_money", resource);`, "1:56: warning not_accepted", "bank___send_money"},
+		{"misspelt server in a forbid", `@id("p") forbid (principal, action == Ostiary::Action::"bnak___send_money", resource);`, "1:56: error unknown_action", "bank___send_money"},
+		{"an accepted tool beside one that is not", `@id("p") permit (principal, action in [Ostiary::Action::"bank___send_money", Ostiary::Action::"crm___delete"], resource) when { context.input.amount > 1 };`, "1:95: warning not_accepted", "tools list"},
 		{"action of another namespace", `@id("p") permit (principal, action == Action::"bank___send_money", resource);`, "1:47: error unknown_action", "Ostiary::Action"},
 		{"unknown group", `@id("p") permit (principal, action in Ostiary::Action::"paiments", resource);`, "1:56: error unknown_action", "payments"},
 		{"operator group", `@id("p") permit (principal, action in Ostiary::Action::"payments", resource) when { context.input.amount < 5 };`, "", ""},
@@ -207,6 +211,33 @@ func TestReadDir(t *testing.T) {
 	}
 	if _, err := ReadDir(filepath.Join(dir, "none")); err == nil {
 		t.Error("a folder that is not there")
+	}
+}
+
+// A policy about tools nobody has accepted has no part in the set until one
+// of them is; groups may name them, too.
+func TestDormantPolicy(t *testing.T) {
+	tools := bank(t)
+	src := source("crm.cedar", `@id("d") permit (principal, action == Ostiary::Action::"crm___delete", resource);
+@id("g") forbid (principal, action in Ostiary::Action::"records", resource) unless { context.session.bound };`,
+		"groups.yaml", "records: [crm___delete, bank___get_balance]")
+	set, problems := Compile(src, tools)
+	if set == nil || set.Policies() != 2 || len(problems) != 2 {
+		t.Fatalf("%v", problems)
+	}
+	crm := tool(t, "crm", "delete", `{"type":"object"}`)
+	if d := snapshot(t, set).Decide(request(t, append(tools, crm), "crm___delete", "")); d.Permit || d.Code != CodeUnknownAction {
+		t.Errorf("%+v", d)
+	}
+	tools = append(tools, crm)
+	s := snapshot(t, compile(t, src, tools))
+	r := request(t, tools, "crm___delete", "")
+	if d := s.Decide(r); !d.Permit {
+		t.Errorf("%+v", d)
+	}
+	r.Subject.Bound = false
+	if d := s.Decide(r); d.Permit || d.Reasons[0].Policy != "g" {
+		t.Errorf("%+v", d)
 	}
 }
 

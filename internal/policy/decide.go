@@ -104,6 +104,7 @@ func (s *Set) decide(r *ostiary.Request, verify bool) ostiary.Decision {
 	if ref != nil {
 		return ostiary.Decision{Code: ref.code, Reasons: []ostiary.Reason{{Policy: "ostiary-request", Text: ref.text}}, Total: s.total()}
 	}
+	defer s.world.release(q)
 	creq := q.cedar()
 	if s.world.schema.request(creq) != nil { // its message would print the whole context
 		return ostiary.Decision{Code: CodeUnvalidated, Total: s.total()}
@@ -196,12 +197,10 @@ func (q *question) satisfiedWith(facts []string) cedar.Record {
 	for _, f := range facts {
 		vals = append(vals, cedar.String(f))
 	}
-	m := make(cedar.RecordMap, len(q.context))
-	for k, v := range q.context {
-		m[k] = v
-	}
-	m["satisfied"] = cedar.NewSet(vals...)
-	return cedar.NewRecord(m)
+	q.context["satisfied"] = cedar.NewSet(vals...)
+	out := cedar.NewRecord(q.context) // a copy of its own
+	q.context["satisfied"] = have
+	return out
 }
 
 // oblige asks the obligate set what a permit demands. Any error denies.

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -337,4 +338,37 @@ func TestVisible(t *testing.T) {
 	if e.Visible(request(t, tools, ActionListTools, ""), []*ostiary.Tool{&changed, nil})[0] {
 		t.Error("a tool of another pin is shown")
 	}
+}
+
+// One session's calls share what was built for it; no other session's may.
+// Run with -race: this is also the test that decisions share nothing mutable.
+func TestConcurrentSessions(t *testing.T) {
+	tools := bank(t)
+	text := `@id("p") permit (principal, action == Ostiary::Action::"bank___get_balance", resource in Ostiary::Zone::"default")
+when { context.session.id == context.input.account && context.mandate.purpose == context.input.account && context.labels.account.contains(context.input.account) };`
+	e := New()
+	set := compile(t, source("p.cedar", text), tools)
+	if err := e.Activate(snapshot(t, set)); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 300 {
+				id := fmt.Sprint((g + i) % 40)
+				r := request(t, tools, "bank___get_balance", `{"account":"`+id+`"}`)
+				r.Context.Session.ID, r.Context.Mandate.Purpose = ostiary.SessionID(id), id
+				r.Context.Labels["account"] = ostiary.Label{Sources: []string{id}}
+				if d := e.Decide(r); !d.Permit {
+					t.Errorf("%s: %+v", id, d)
+				}
+				r.Context.Mandate.Purpose = "other"
+				if d := e.Decide(r); d.Permit {
+					t.Errorf("%s: %+v", id, d)
+				}
+				e.Visible(r, tools)
+			}
+		})
+	}
+	wg.Wait()
 }

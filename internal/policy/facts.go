@@ -2,7 +2,6 @@ package policy
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/ostiary/ostiary"
@@ -16,6 +15,25 @@ type question struct {
 	resource  cedar.EntityUID
 	entities  entities
 	context   cedar.RecordMap
+}
+
+// question returns one to fill in, used before if possible: it is large, and
+// nothing keeps it beyond its decision.
+func (w *world) question(act *action) *question {
+	q, ok := w.pool.Get().(*question)
+	if !ok {
+		q = &question{context: make(cedar.RecordMap, 16)}
+	}
+	q.act = act
+	return q
+}
+
+// release gives a question back, emptied.
+func (w *world) release(q *question) {
+	clear(q.context)
+	clear(q.entities.own)
+	*q = question{context: q.context, entities: entities{own: q.entities.own[:0]}}
+	w.pool.Put(q)
 }
 
 func (q *question) cedar() cedar.Request {
@@ -45,14 +63,6 @@ func (e *entities) Get(u cedar.EntityUID) (cedar.Entity, bool) {
 	return cedar.Entity{}, false
 }
 
-func (e *entities) add(u cedar.EntityUID, parents ...cedar.EntityUID) {
-	x := cedar.Entity{UID: u}
-	if len(parents) > 0 {
-		x.Parents = cedar.NewEntityUIDSet(parents...)
-	}
-	e.own = append(e.own, x)
-}
-
 // maxRoles bounds an agent's roles: each is an entity and a key to look up.
 const maxRoles = 64
 
@@ -60,21 +70,20 @@ const maxRoles = 64
 func (w *world) ask(r *ostiary.Request) (*question, *refusal) {
 	act, ok := w.actions[r.Action.Name]
 	if !ok {
-		return nil, refuse("unknown_action", "no such action is known to policy: "+r.Action.Name)
+		return nil, refuse(CodeUnknownAction, "no such action is known to policy: "+r.Action.Name)
 	}
 	if ref := checkAction(act, r); ref != nil {
 		return nil, ref
 	}
-	q := &question{act: act}
-	q.entities.base = w.base
-	if ref := q.who(r); ref != nil {
+	q := w.question(act)
+	if ref := w.who(q, r); ref != nil {
 		return nil, ref
 	}
-	if ref := q.resourceOf(r); ref != nil {
+	if ref := w.resourceOf(q, r); ref != nil {
 		return nil, ref
 	}
-	q.facts(r)
-	return q, q.arguments(r)
+	w.facts(q, r)
+	return q, w.arguments(q, r)
 }
 
 // checkAction compares the action with what policy was compiled for.
@@ -95,120 +104,60 @@ func checkAction(act *action, r *ostiary.Request) *refusal {
 }
 
 // who adds the principal, its roles, its zone and the person behind it.
-func (q *question) who(r *ostiary.Request) *refusal {
+func (w *world) who(q *question, r *ostiary.Request) *refusal {
 	s, x := &r.Subject, &r.Context
 	self := s.Via == ostiary.ViaSelf
-	if s.IsZero() {
-		return refuse("missing_entity", "nobody is asking")
+	switch {
+	case s.IsZero():
+		return refuse(CodeMissingEntity, "nobody is asking")
+	case self != (q.act.method != nil && q.act.method.Self):
+		return refuse(CodeNoPermit, "this action is not for this kind of caller")
+	case x.Containment == ostiary.NotEstablished || x.Now.IsZero():
+		return refuse(CodeMissingFact, "the containment or the time is not established")
+	case !self && (x.Zone == "" || x.Principal == "" || x.Mandate.ID == "" || x.Session.ID == ""):
+		return refuse(CodeMissingFact, "the agent's zone, principal, mandate or session is not established")
+	case len(x.Roles) > maxRoles:
+		return refuse(CodeOverBudget, "the agent has too many roles")
 	}
-	if self != (q.act.method != nil && q.act.method.Self) {
-		return refuse("no_permit", "this action is not for this kind of caller")
-	}
-	if x.Containment == ostiary.NotEstablished || x.Now.IsZero() {
-		return refuse("missing_fact", "the containment or the time is not established")
-	}
-	zone, person := x.Zone, string(x.Principal)
-	if self {
-		q.principal = uid(typeGateway, string(s.Agent))
-		q.entities.add(q.principal)
-		if zone == "" {
-			zone = "gateway"
-		}
-		if person == "" {
-			person = "service:ostiary"
-		}
-	} else {
-		q.principal = uid(typeAgent, string(s.Agent))
-		if len(x.Roles) > maxRoles {
-			return refuse("over_budget", "the agent has too many roles")
-		}
-		roles := make([]cedar.EntityUID, 0, len(x.Roles))
-		for _, name := range x.Roles {
-			roles = append(roles, uid(typeRole, name))
-		}
-		q.entities.own = make([]cedar.Entity, 0, 6+len(roles))
-		q.entities.add(q.principal, roles...)
-		for _, u := range roles {
-			q.entities.add(u)
-		}
-		if zone == "" || person == "" || x.Mandate.ID == "" || x.Session.ID == "" {
-			return refuse("missing_fact", "the agent's zone, principal, mandate or session is not established")
-		}
-	}
-	zoneUID, user := uid(typeZone, zone), uid(typePerson, person)
-	q.entities.add(zoneUID)
-	q.entities.own = append(q.entities.own, cedar.Entity{UID: user, Attributes: cedar.NewRecord(cedar.RecordMap{"kind": cedar.String(personKind(person))})})
-	q.context = make(cedar.RecordMap, 14)
-	q.context["zone"], q.context["user"] = zoneUID, user
+	c := w.callers.get(r)
+	q.principal = c.principal
+	q.entities = entities{base: w.base, own: append(q.entities.own[:0], c.entities...)}
+	m := q.context
+	m["zone"], m["user"] = c.zone, c.user
+	m["mandate"], m["session"], m["risk"], m["posture"] = c.mandate, c.session, c.risk, c.posture
+	m["containment"], m["history"] = c.containment, c.history
 	return nil
-}
-
-func personKind(id string) string {
-	k, _, ok := strings.Cut(id, ":")
-	if !ok {
-		return "person"
-	}
-	return k
 }
 
 // resourceOf adds the server and its zone. The gateway itself lies in no zone
 // unless the request names one.
-func (q *question) resourceOf(r *ostiary.Request) *refusal {
-	name := r.Resource.Server
-	if name == GatewayServer || (q.act.tool != nil && name == "") {
-		return refuse("unvalidated_request", "no server has this name")
+func (w *world) resourceOf(q *question, r *ostiary.Request) *refusal {
+	res := r.Resource
+	if res.Server == GatewayServer || (q.act.tool != nil && res.Server == "") {
+		return refuse(CodeUnvalidated, "no server has this name")
 	}
-	if name == "" {
-		name = GatewayServer
-	} else if r.Resource.Zone == "" {
-		return refuse("missing_fact", "the server's zone is not established")
+	if res.Server != "" && res.Zone == "" {
+		return refuse(CodeMissingFact, "the server's zone is not established")
 	}
-	q.resource = uid(typeServer, name)
-	e := cedar.Entity{UID: q.resource, Attributes: trustedAttrs(r.Resource.Trusted)}
-	if r.Resource.Zone != "" {
-		z := uid(typeZone, r.Resource.Zone)
-		e.Parents = cedar.NewEntityUIDSet(z)
-		if _, have := q.entities.Get(z); !have {
-			q.entities.add(z)
-		}
-		q.entities.missed = false
+	if res.Server == "" {
+		res.Server = GatewayServer
 	}
-	q.entities.own = append(q.entities.own, e)
+	q.resource = w.servers.add(&q.entities, res)
 	return nil
 }
 
-func trustedAttrs(t bool) cedar.Record {
-	return cedar.NewRecord(cedar.RecordMap{"trusted": cedar.Boolean(t)})
+// facts fills what is left of the context, except for input and labels.
+func (w *world) facts(q *question, r *ostiary.Request) {
+	x, m := &r.Context, q.context
+	m["taint"] = w.stringSet(x.Taint)
+	m["satisfied"] = w.stringSet(x.Satisfied)
+	m["findings"] = w.findingSet(x.Findings)
+	m["system"] = cedar.NewRecord(cedar.RecordMap{"now": cedar.NewDatetime(x.Now)})
 }
 
-// facts fills the context, except for input and labels.
-func (q *question) facts(r *ostiary.Request) {
-	x, c := &r.Context, q.context
-	c["taint"] = stringSet(x.Taint)
-	c["satisfied"] = stringSet(x.Satisfied)
-	c["findings"] = findingSet(x.Findings)
-	c["mandate"] = cedar.NewRecord(cedar.RecordMap{
-		"id": cedar.String(x.Mandate.ID), "purpose": cedar.String(x.Mandate.Purpose),
-		"depth": cedar.Long(x.Mandate.Depth), "standing": cedar.Boolean(x.Mandate.Standing),
-	})
-	bound := r.Subject.Bound || r.Subject.Via == ostiary.ViaSelf
-	c["session"] = cedar.NewRecord(cedar.RecordMap{"id": cedar.String(x.Session.ID), "bound": cedar.Boolean(bound)})
-	risk := x.Risk
-	if risk.Level == "" {
-		risk = ostiary.Risk{Score: 100, Level: "unknown"} // what nobody weighed counts as the highest
-	}
-	c["risk"] = cedar.NewRecord(cedar.RecordMap{"score": cedar.Long(risk.Score), "level": cedar.String(risk.Level)})
-	c["posture"] = cedar.NewRecord(cedar.RecordMap{
-		"appraised": cedar.NewDatetime(x.Posture.Appraised), "ok": cedar.Boolean(x.Posture.OK), "method": cedar.String(x.Posture.Method),
-	})
-	c["containment"] = cedar.String(x.Containment.String())
-	c["history"] = cedar.NewRecord(cedar.RecordMap{"reads_untrusted": cedar.Long(x.ReadsTainted)})
-	c["system"] = cedar.NewRecord(cedar.RecordMap{"now": cedar.NewDatetime(x.Now)})
-}
-
-func stringSet(list []string) cedar.Set {
+func (w *world) stringSet(list []string) cedar.Value {
 	if len(list) == 0 {
-		return cedar.Set{}
+		return w.emptySet
 	}
 	vals := make([]cedar.Value, len(list))
 	for i, s := range list {
@@ -217,23 +166,23 @@ func stringSet(list []string) cedar.Set {
 	return cedar.NewSet(vals...)
 }
 
-func findingSet(list []ostiary.Finding) cedar.Set {
+func (w *world) findingSet(list []ostiary.Finding) cedar.Value {
 	if len(list) == 0 {
-		return cedar.Set{}
+		return w.emptySet
 	}
 	kinds := make([]string, 0, len(list))
 	for _, f := range list {
 		kinds = append(kinds, f.Kind)
 	}
 	slices.Sort(kinds)
-	return stringSet(slices.Compact(kinds))
+	return w.stringSet(slices.Compact(kinds))
 }
 
 // arguments fills input and labels.
-func (q *question) arguments(r *ostiary.Request) *refusal {
+func (w *world) arguments(q *question, r *ostiary.Request) *refusal {
 	if q.act.tool == nil {
 		in, ref := methodInput(q.act.method, &r.Action)
-		q.context["input"], q.context["labels"] = in, cedar.Record{}
+		q.context["input"], q.context["labels"] = in, w.emptyRecord
 		return ref
 	}
 	c := converter{left: maxNodes}
@@ -241,8 +190,8 @@ func (q *question) arguments(r *ostiary.Request) *refusal {
 	if ref != nil {
 		return ref
 	}
-	labels, ref := labelSets(q.act.input, r)
-	q.context["input"], q.context["labels"] = in, labels
+	q.context["input"] = in
+	q.context["labels"], ref = w.labels(q.act, r)
 	return ref
 }
 
@@ -269,39 +218,50 @@ func methodInput(m *Method, a *ostiary.Action) (cedar.Record, *refusal) {
 	return cedar.NewRecord(out), nil
 }
 
-// labelSets builds one set per declared argument: its sources, its integrity
+// labels builds one set per declared argument: its sources, its integrity
 // ("trusted", "agent", "untrusted") and "reader:<class>" for each class that
 // may read it; empty if the argument is absent. An argument that is present
 // and has no label is a missing fact.
-func labelSets(s *shape, r *ostiary.Request) (cedar.Record, *refusal) {
-	if len(s.Fields) == 0 {
-		return cedar.Record{}, nil
+func (w *world) labels(act *action, r *ostiary.Request) (cedar.Value, *refusal) {
+	fields := act.input.Fields
+	if len(fields) == 0 {
+		return w.emptyRecord, nil
 	}
-	out := make(cedar.RecordMap, len(s.Fields))
-	var last *ostiary.Label
-	var lastSet cedar.Value
-	for _, f := range s.Fields {
-		if !r.Action.Arguments.Get(f.Name).Exists() {
-			out[cedar.String(f.Name)] = cedar.Set{}
+	var present [maxFields]bool
+	var one ostiary.Label // the label all of them share
+	seen, shared := false, true
+	for i := range fields {
+		name := fields[i].Name
+		if !r.Action.Arguments.Get(name).Exists() {
 			continue
 		}
-		l, ok := r.Context.Labels[f.Name]
+		l, ok := r.Context.Labels[name]
 		if !ok {
-			return cedar.Record{}, refuse("missing_fact", "nobody says where argument /"+escape(f.Name)+" came from")
+			return nil, refuse(CodeMissingFact, "nobody says where argument /"+escape(name)+" came from")
 		}
-		if last == nil || !sameLabel(last, &l) { // most arguments of a call share one label
-			last, lastSet = &l, labelSet(&l)
+		if present[i] = true; !seen {
+			one, seen = l, true
 		}
-		out[cedar.String(f.Name)] = lastSet
+		shared = shared && sameLabel(one, l)
+	}
+	if shared && seen {
+		return w.sharedLabels(act, present[:len(fields)], one), nil
+	}
+	out := make(cedar.RecordMap, len(fields))
+	for i := range fields {
+		out[cedar.String(fields[i].Name)] = w.emptySet
+		if present[i] {
+			out[cedar.String(fields[i].Name)] = labelSet(r.Context.Labels[fields[i].Name])
+		}
 	}
 	return cedar.NewRecord(out), nil
 }
 
-func sameLabel(a, b *ostiary.Label) bool {
+func sameLabel(a, b ostiary.Label) bool {
 	return a.Integrity == b.Integrity && slices.Equal(a.Sources, b.Sources) && slices.Equal(a.Readers, b.Readers)
 }
 
-func labelSet(l *ostiary.Label) cedar.Set {
+func labelSet(l ostiary.Label) cedar.Set {
 	vals := make([]cedar.Value, 0, 1+len(l.Sources)+len(l.Readers))
 	integrity := "untrusted"
 	switch l.Integrity {

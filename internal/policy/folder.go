@@ -88,8 +88,9 @@ func (c *compiler) groups(text string, tools []toolDecl) []groupDecl {
 	if strings.TrimSpace(text) == "" {
 		return nil
 	}
+	severity := Error
 	report := func(n *yaml.Node, code, suggestion, msg string) {
-		p := Problem{File: fileGroups, Code: code, Message: msg, Suggestion: suggestion}
+		p := Problem{File: fileGroups, Severity: severity, Code: code, Message: msg, Suggestion: suggestion}
 		if n != nil {
 			p.Line, p.Column = n.Line, n.Column
 		}
@@ -129,8 +130,15 @@ func (c *compiler) groups(text string, tools []toolDecl) []groupDecl {
 			continue
 		}
 		for _, m := range val.Content {
+			near := nearest(m.Value, known)
+			if m.Kind == yaml.ScalarNode && awaited(m.Value, tools) && near == "" {
+				severity = Warning
+				report(m, "not_accepted", "see ostiary tools list", "no tool of "+serverOf(m.Value)+" is accepted yet, so "+m.Value+" is in no group")
+				severity = Error
+				continue
+			}
 			if m.Kind != yaml.ScalarNode || !slices.Contains(known, m.Value) {
-				report(m, "unknown_action", didYouMean(nearest(m.Value, known)), "there is no action "+m.Value+"; only accepted tools have one")
+				report(m, "unknown_action", didYouMean(near), "there is no action "+m.Value+"; only accepted tools have one")
 				continue
 			}
 			g.Members = append(g.Members, m.Value)

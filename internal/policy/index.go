@@ -39,7 +39,8 @@ type index struct {
 	policies []compiled // sorted by id
 	entity   map[cedar.EntityUID]uint32
 	typ      map[cedar.EntityType]uint32
-	buckets  map[uint32]map[pair][]int32 // by action key
+	buckets  map[uint32]map[pair][]int32  // by action key
+	actions  map[cedar.EntityUID][]uint32 // keys of every known action, as keys would find them
 }
 
 type pair struct{ principal, resource uint32 }
@@ -54,7 +55,7 @@ func newIndex(list []compiled) *index {
 		}
 		return 1
 	})
-	x := &index{list, map[cedar.EntityUID]uint32{}, map[cedar.EntityType]uint32{}, map[uint32]map[pair][]int32{}}
+	x := &index{list, map[cedar.EntityUID]uint32{}, map[cedar.EntityType]uint32{}, map[uint32]map[pair][]int32{}, nil}
 	for i := range list {
 		r := list[i].rule
 		at := pair{x.key(r.principal), x.key(r.resource)}
@@ -68,6 +69,17 @@ func newIndex(list []compiled) *index {
 				b[at] = append(l, int32(i))
 			}
 		}
+	}
+	return x
+}
+
+// know works the keys of all actions out ahead: their groups never change.
+// Keys no policy is filed under are left out.
+func (x *index) know(actions cedar.EntityMap) *index {
+	x.actions = make(map[cedar.EntityUID][]uint32, len(actions))
+	for u := range actions {
+		keys := slices.DeleteFunc(x.keys(nil, actions, u), func(k uint32) bool { return x.buckets[k] == nil })
+		x.actions[u] = slices.Clip(keys)
 	}
 	return x
 }
@@ -163,7 +175,10 @@ func (x *index) upParents(dst []uint32, g cedar.EntityGetter, e cedar.Entity) []
 // candidates returns the policies whose scope may match, sorted by id.
 func (x *index) candidates(g cedar.EntityGetter, principal, act, resource cedar.EntityUID) selection {
 	var ab, pb, rb [16]uint32
-	ak := x.keys(ab[:0], g, act)
+	ak, known := x.actions[act]
+	if !known {
+		ak = x.keys(ab[:0], g, act)
+	}
 	pk := x.keys(pb[:0], g, principal)
 	rk := x.keys(rb[:0], g, resource)
 	var found []int32

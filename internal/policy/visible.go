@@ -52,13 +52,14 @@ func (v *viewer) prepare() bool {
 	if v.req.Subject.Via == ostiary.ViaSelf {
 		return false
 	}
+	w := v.set.world
 	v.q.act = &action{}
-	v.q.entities.base = v.set.world.base
-	if v.q.who(v.req) != nil {
+	v.q.context = make(cedar.RecordMap, 14)
+	if w.who(&v.q, v.req) != nil {
 		return false
 	}
-	v.q.facts(v.req)
-	v.q.context["input"], v.q.context["labels"] = cedar.Record{}, cedar.Record{}
+	w.facts(&v.q, v.req)
+	v.q.context["input"], v.q.context["labels"] = w.emptyRecord, w.emptyRecord
 	v.context = cedar.NewRecord(v.q.context)
 	v.mine = len(v.q.entities.own)
 	return true
@@ -73,18 +74,13 @@ func (v *viewer) tool(t *ostiary.Tool) bool {
 	if !known && v.req.Resource.Server == t.Server {
 		res, known = v.req.Resource, true
 	}
+	known = known && res.Zone != ""
+	res.Server = t.Server
 	q := &v.q
 	q.act = act
 	q.entities.own = q.entities.own[:v.mine]
-	q.resource = uid(typeServer, t.Server)
-	e := cedar.Entity{UID: q.resource, Attributes: trustedAttrs(res.Trusted)}
-	if known && res.Zone != "" {
-		z := uid(typeZone, res.Zone)
-		e.Parents = cedar.NewEntityUIDSet(z)
-		q.entities.add(z)
-	}
-	q.entities.own = append(q.entities.own, e)
 	q.entities.missed = false
+	q.resource = v.set.world.servers.add(&q.entities, res)
 	return v.possible(known)
 }
 

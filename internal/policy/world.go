@@ -3,8 +3,11 @@ package policy
 import (
 	"encoding/hex"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/ostiary/ostiary"
@@ -94,6 +97,7 @@ type action struct {
 	input   *shape
 	context *shape
 	groups  []string // all, direct and indirect
+	shared  atomic.Pointer[sharedLabels]
 }
 
 // world is everything policies can be about: actions, groups and types.
@@ -104,15 +108,40 @@ type world struct {
 	members map[string][]*action // of every group, direct and indirect, sorted by name
 	schema  *cedarSchema
 	base    cedar.EntityMap // action entities
+
+	emptySet    cedar.Value
+	emptyRecord cedar.Value
+	pool        sync.Pool // of *question
+	callers     callers
+	servers     servers
 }
 
 func uid(typ, id string) cedar.EntityUID {
-	return cedar.NewEntityUID(cedar.EntityType(Namespace+"::"+typ), cedar.String(id))
+	return cedar.NewEntityUID(qualified(typ), cedar.String(id))
+}
+
+// qualified spells the types of every request out, as joining the words each
+// time would cost an allocation.
+func qualified(typ string) cedar.EntityType {
+	switch typ {
+	case typeAgent:
+		return Namespace + "::" + typeAgent
+	case typeRole:
+		return Namespace + "::" + typeRole
+	case typePerson:
+		return Namespace + "::" + typePerson
+	case typeServer:
+		return Namespace + "::" + typeServer
+	case typeZone:
+		return Namespace + "::" + typeZone
+	}
+	return cedar.EntityType(Namespace + "::" + typ)
 }
 
 // newWorld builds the actions and their Cedar schema.
 func newWorld(tools []toolDecl, groups []groupDecl) (*world, error) {
-	w := &world{tools: tools, groups: groups, actions: map[string]*action{}, members: map[string][]*action{}}
+	w := &world{tools: tools, groups: groups, actions: map[string]*action{}, members: map[string][]*action{}, emptySet: cedar.Set{}, emptyRecord: cedar.Record{}}
+	w.callers.seed, w.servers.seed = maphash.MakeSeed(), maphash.MakeSeed()
 	parents := groupParents()
 	direct := map[string][]string{} // action name to operator groups
 	for _, g := range groups {
