@@ -87,6 +87,8 @@ func Run(t *testing.T, dir string) {
 			"sent":         sent,
 			"flip":         flip,
 			"ports":        ports,
+			"envsubst":     envsubst,
+			"stage":        stage,
 			"save":         save,
 			"waitlog":      waitlog,
 		},
