@@ -8,6 +8,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"iter"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -378,21 +379,21 @@ func (f *Frame) Record(index uint64) (Record, bool) {
 	return rec, true
 }
 
-// Records returns a batch frame's records, nil if it cannot be read.
-func (f *Frame) Records() []Record {
-	b, ok := parseBatch(f.Body)
-	if !ok || f.Type != FrameBatch {
-		return nil
-	}
-	var l []Record
-	for range b.count {
-		rec, ok := b.next()
-		if !ok {
-			return nil
+// Records ranges over a batch frame's records with their indexes. It ends
+// early at one that cannot be read.
+func (f *Frame) Records() iter.Seq2[uint64, Record] {
+	return func(yield func(uint64, Record) bool) {
+		b, ok := parseBatch(f.Body)
+		if !ok || f.Type != FrameBatch {
+			return
 		}
-		l = append(l, rec)
+		for i := range uint64(b.count) {
+			rec, ok := b.next()
+			if !ok || !yield(f.First+i, rec) {
+				return
+			}
+		}
 	}
-	return l
 }
 
 // nextFrames extends the chain over frame heads. A head holds the body's

@@ -107,12 +107,12 @@ func (l *Log) publish(v *volume) error {
 			t.full = append(t.full, v.tree.base(level)/proof.TileWidth)
 		}
 		full := h.Size >> (8 * (level + 1))
-		for n := t.full[level]; n < full; n++ {
-			if level == 0 {
-				if err := v.putBundle(n, proof.TileWidth, dirty); err != nil {
-					return err
-				}
+		if level == 0 {
+			if err := v.putBundles(t.full[0]*proof.TileWidth, full*proof.TileWidth, dirty); err != nil {
+				return err
 			}
+		}
+		for n := t.full[level]; n < full; n++ {
 			if err := v.putTile(level, n, proof.TileWidth, dirty); err != nil {
 				return err
 			}
@@ -139,7 +139,7 @@ func (l *Log) publishEdge(v *volume, h *head, dirty map[string]bool) error {
 			continue
 		}
 		if level == 0 {
-			if err := v.putBundle(n, width, dirty); err != nil {
+			if err := v.putBundles(n*proof.TileWidth, have, dirty); err != nil {
 				return err
 			}
 		}
@@ -175,18 +175,20 @@ func contains(l []string, s string) bool {
 	return false
 }
 
-// putBundle writes the entries of a tile.
-func (v *volume) putBundle(n uint64, width int, dirty map[string]bool) error {
+// putBundles writes the bundles of entries from a tile's first on, the last of
+// them partial if the range ends within one.
+func (v *volume) putBundles(from, to uint64, dirty map[string]bool) error {
 	var b []byte
-	from := n * proof.TileWidth
-	err := v.each(from, from+uint64(width), func(_ uint64, r proof.Record) error {
+	return v.each(from, to, func(i uint64, r proof.Record) error {
 		b = proof.AppendBundleEntry(b, r.Entry)
-		return nil
-	})
-	if err != nil {
+		width := int(i%proof.TileWidth) + 1
+		if width < proof.TileWidth && i+1 < to {
+			return nil
+		}
+		err := v.putFile(proof.TilePath(-1, i/proof.TileWidth, width), b, width, dirty)
+		b = b[:0]
 		return err
-	}
-	return v.putFile(proof.TilePath(-1, n, width), b, width, dirty)
+	})
 }
 
 // putTile writes the hashes of a tile.

@@ -42,9 +42,13 @@ func segmentNumber(name string) uint64 {
 	return n
 }
 
-// zeroChunk is how much is zeroed at once: large enough to be fast, small
-// enough not to hold up a flush beside it.
-const zeroChunk = 1 << 20
+// Zeroing goes on beside the append path: zeroChunk is written at once, and
+// after zeroFlush it is flushed, so that no flush of a batch waits behind a
+// whole segment.
+const (
+	zeroChunk = 1 << 20
+	zeroFlush = 4 << 20
+)
 
 // prepare makes a segment file: zeros from end to end, flushed, its name too.
 // A file that grows, or was only allocated, pays for metadata at each flush.
@@ -69,9 +73,14 @@ func prepare(fsys FS, path string, size int64) (f File, err error) {
 
 func zero(f File, from, to int64) error {
 	zeros := make([]byte, min(zeroChunk, to-from))
-	for off := from; off < to; off += int64(len(zeros)) {
+	for off := from; off < to; {
 		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), to-off)], off); err != nil {
 			return err
+		}
+		if off += int64(len(zeros)); (off-from)%zeroFlush == 0 {
+			if err := f.Sync(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

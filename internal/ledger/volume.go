@@ -191,18 +191,18 @@ func (v *volume) each(from, to uint64, visit func(index uint64, r proof.Record) 
 		if err != nil {
 			return err
 		}
-		records := fr.Records()
-		if uint64(len(records)) <= from-fr.First {
-			return ostiary.Errorf(ostiary.Corrupt, "log_corrupt", "entry %s is damaged", v.ref(from))
-		}
-		for _, r := range records[from-fr.First:] {
-			if from >= to {
-				break
+		start := from
+		for i, r := range fr.Records() {
+			if i < start || i >= to {
+				continue
 			}
-			if err := visit(from, r); err != nil {
+			if err := visit(i, r); err != nil {
 				return err
 			}
 			from++
+		}
+		if from == start {
+			return ostiary.Errorf(ostiary.Corrupt, "log_corrupt", "entry %s is damaged", v.ref(from))
 		}
 	}
 	return nil
