@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -16,6 +17,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/gate"
@@ -253,6 +256,11 @@ func (p *process) spawn() (*pipe, error) {
 	c := &pipe{
 		p: p, in: files[1], out: files[2], err: files[4], born: p.clock(),
 		open: map[int64]*lineReply{}, dead: make(chan struct{}), exited: make(chan struct{}),
+	}
+	// Whatever this process inherited from its own parent stays here.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		closeAll(files[:])
+		return nil, cannot(err)
 	}
 	started := make(chan error)
 	c.run(func() { c.live(cmd, started) })
@@ -524,4 +532,5 @@ func (p *process) close() {
 		c.stop(p.limits.Stop)
 	}
 	p.runs.Wait()
+	release(p.slot)
 }
