@@ -113,7 +113,10 @@ func Open(ctx context.Context, o Options) (*Bridge, error) {
 	if s, err = b.enrol(ctx, o); err != nil {
 		return nil, err
 	}
-	return b, b.use(s)
+	if err := b.use(s); err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // use makes s the SVID of every request from now on. Requests under way keep

@@ -409,4 +409,3 @@ func FuzzStateFile(f *testing.F) {
 		}
 	})
 }
-
