@@ -7,7 +7,6 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -370,5 +369,3 @@ func TestListIsSplicedByOffset(t *testing.T) {
 		t.Error("B09 a hidden tool is listed")
 	}
 }
-
-var _ = io.EOF

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// listenPoll is how soon a listening client learns of a changed list.
+	// listenPoll is how soon a listening client learns of a changed list,
+	// and how soon a revoked one loses its stream.
 	listenPoll = 2 * time.Second
 	// maxListening bounds open streams of this kind; each costs a goroutine
 	// and an open exchange in the gate.
@@ -40,7 +41,7 @@ func (d *Door) listen(x *visit, _ method) {
 	}
 	on := func(name string) bool { return wanted.Get(name).Kind() == ostiary.True }
 	l := &listening{
-		door: d, subscription: x.msg.ID.Bytes(), acknowledge: true,
+		door: d, creds: x.creds, subscription: x.msg.ID.Bytes(), acknowledge: true,
 		want: listKinds{on("toolsListChanged"), on("promptsListChanged"), on("resourcesListChanged")},
 	}
 	x.local(x.action, l.open)
@@ -62,7 +63,7 @@ func (d *Door) openStream(x *visit) {
 		return
 	}
 	defer x.session.stopListening()
-	l := &listening{door: d, want: listKinds{true, true, true}, ended: x.session.ended}
+	l := &listening{door: d, creds: x.creds, want: listKinds{true, true, true}, ended: x.session.ended}
 	x.streamOnly = true
 	x.local(x.action, l.open)
 }
@@ -98,6 +99,7 @@ type listening struct {
 	door         *Door
 	subscription []byte // the id of subscriptions/listen, nil for GET
 	want         listKinds
+	creds        ostiary.Credentials
 	ended        <-chan struct{} // of the session; nil if there is none
 
 	acknowledge bool
@@ -130,6 +132,10 @@ func (l *listening) Next(ctx context.Context) (gate.Frame, error) {
 	for len(l.queue) == 0 {
 		select {
 		case <-t.C:
+			// Who was revoked or whose credential ended hears nothing more.
+			if _, err := l.door.identity.Authenticate(ctx, l.creds); err != nil {
+				return gate.Frame{}, err
+			}
 			l.look()
 		case <-l.ended:
 			return l.end()

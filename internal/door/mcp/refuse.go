@@ -58,6 +58,8 @@ func special() map[string]shape {
 		"both": request, "result": request, "error": request,
 		"id_missing": request, "id_unexpected": request, "id_in_use": request,
 		"response": request, "session_required": request, "initialized_again": request,
+		"repeated_header": request, "header_name": request, "host_syntax": request, "absolute_target": request, "query": request,
+		"upgrade": request, "authorization": request, "body": request, "body_cut": request, "accept": request,
 
 		"header_mismatch":     mismatch,
 		"unsupported_version": {http.StatusBadRequest, http.StatusBadRequest, mcpwire.CodeUnsupportedVersion, false},

@@ -98,7 +98,12 @@ func (x *visit) notification(f gate.Frame) error {
 
 // final sends the result of the call.
 func (x *visit) final(ctx context.Context, reply *gate.Reply, body ostiary.Value) {
-	if !x.request() {
+	switch {
+	case x.request():
+	case x.r.Method == http.MethodDelete:
+		x.out.empty(http.StatusNoContent)
+		return
+	default:
 		x.out.empty(http.StatusAccepted)
 		return
 	}

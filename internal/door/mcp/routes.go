@@ -114,6 +114,9 @@ func (d *Door) admit(r *http.Request, rt *route) *ostiary.Error {
 			return bad("header_name", "headers", "a header name holds an underscore, which some servers read as a dash")
 		}
 		if len(values) > 1 && (slices.Contains(single, name) || strings.HasPrefix(name, mcpwire.HeaderParamPrefix)) {
+			if strings.HasPrefix(name, "Mcp-") {
+				return mismatch(name, "this header may be sent once")
+			}
 			return bad("repeated_header", name, "this header may be sent once")
 		}
 	}

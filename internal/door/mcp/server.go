@@ -17,32 +17,24 @@ const (
 	// maxHeader bounds a request's head: mirrored headers and a token fit
 	// many times over.
 	maxHeader = 32 << 10
-	// maxStreams bounds concurrent requests on one HTTP/2 connection.
-	maxStreams = 100
 )
 
 // NewServer returns an HTTP server for a door with every limit and time-out
-// set. With a TLS configuration it serves HTTP/1.1 and HTTP/2, without one
-// HTTP/1.1 only. Its listener must come from package stricthttp. Bodies,
-// writes and streams have deadlines of their own, kept by the door.
+// set. It speaks HTTP/1.1 alone, with or without TLS, because its listener
+// must come from package stricthttp, which sees every byte of a request's
+// head; t is for ServeTLS and may be nil. Bodies, writes and streams have
+// deadlines of their own, kept by the door. Shutdown ends the streams of a
+// door that is h itself.
 func NewServer(h http.Handler, t *tls.Config, log *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(t != nil)
 	s := &http.Server{
-		Handler:           h,
-		TLSConfig:         t,
-		Protocols:         protocols,
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: maxStreams,
-			MaxReadFrameSize:     1 << 16,
-			SendPingTimeout:      30 * time.Second,
-			PingTimeout:          15 * time.Second,
-			WriteByteTimeout:     writeTimeout,
-		},
+		Handler:                      h,
+		TLSConfig:                    t,
+		Protocols:                    protocols,
+		ReadHeaderTimeout:            headerTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeader,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		DisableGeneralOptionsHandler: true,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {

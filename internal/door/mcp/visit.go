@@ -125,6 +125,9 @@ func (x *visit) fail(ctx context.Context, err error) {
 		x.out.empty(http.StatusAccepted)
 		return
 	}
+	if x.streamOnly && x.out.streaming() {
+		return // nobody asked anything on this stream that could be answered
+	}
 	e := ostiary.AsError(err)
 	if e.Kind == ostiary.Internal {
 		x.door.log.Error("call failed", "method", bounded(x.msg.Method), "error", e)
