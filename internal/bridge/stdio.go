@@ -118,15 +118,10 @@ func readLines(in io.Reader, f func([]byte) bool) error {
 	for {
 		line, over, err := readLine(r)
 		line = bytes.TrimSuffix(line, []byte("\r"))
-		switch {
-		case over:
+		if over {
 			line = nil
-		case len(bytes.TrimSpace(line)) == 0:
-			if err == nil {
-				continue
-			}
 		}
-		if (over || len(line) > 0) && !f(line) {
+		if (over || len(bytes.TrimSpace(line)) > 0) && !f(line) {
 			return nil
 		}
 		if errors.Is(err, io.EOF) {
