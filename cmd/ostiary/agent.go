@@ -266,12 +266,15 @@ func (c *toolsReadCmd) Run(e *env) error {
 
 type toolsAcceptCmd struct {
 	Server string `arg:"" help:"The configured server."`
-	Name   string `arg:"" optional:"" help:"One definition; all of them if absent."`
+	Name   string `arg:"" optional:"" help:"One definition; all that are not quarantined if absent."`
+	Kind   string `help:"Of a named one: tool, prompt, resource or template."`
+	Pin    string `help:"Accept only if it is still the definition with this pin (64 hex digits, from list --json)."`
+	Force  bool   `help:"Also a named one that is quarantined for what its text says, after reading it."`
 }
 
 func (c *toolsAcceptCmd) Run(e *env) error {
 	var a control.Accepted
-	if err := e.ask(http.MethodPost, "/v1/tools/accept", nil, control.ToolRequest{Server: c.Server, Name: c.Name}, &a); err != nil {
+	if err := e.ask(http.MethodPost, "/v1/tools/accept", nil, control.ToolRequest{Server: c.Server, Name: c.Name, Kind: c.Kind, Pin: c.Pin, Force: c.Force}, &a); err != nil {
 		return err
 	}
 	if e.cli.JSON {

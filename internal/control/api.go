@@ -123,6 +123,9 @@ type Tool struct {
 type ToolRequest struct {
 	Server string `json:"server"`
 	Name   string `json:"name"`
+	Kind   string `json:"kind"`  // of a named one; "" is tool
+	Pin    string `json:"pin"`   // of the definition a person looked at; "" takes what is offered now
+	Force  bool   `json:"force"` // also a named one that is quarantined for its text
 }
 
 // Accepted is what became of an acceptance.

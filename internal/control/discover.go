@@ -137,12 +137,9 @@ func (c *Control) ask(ctx context.Context, server, method, cursor string) (ostia
 	}
 }
 
-// Watch reads every server's definitions at once and then at each interval,
-// until ctx ends. wake asks for an early reading of a server.
+// Watch reads every server's definitions at each interval, until ctx ends.
+// wake asks for an early reading of a server.
 func (c *Control) Watch(ctx context.Context, wake <-chan string) {
-	for _, s := range c.o.Servers {
-		c.Discover(ctx, s)
-	}
 	tick := time.NewTicker(c.o.Recheck)
 	defer tick.Stop()
 	for {

@@ -356,7 +356,7 @@ func (c *Control) postAccept(r *http.Request) (any, error) {
 	if _, err := c.Discover(r.Context(), in.Server); err != nil {
 		return nil, err
 	}
-	tools, p, err := c.Accept(r.Context(), in.Server, in.Name, operator(r.Context()))
+	tools, p, err := c.acceptWhat(r.Context(), in)
 	out := Accepted{Snapshot: p.Number, Problems: p.Problems, Tools: []Tool{}}
 	for i := range tools {
 		out.Tools = append(out.Tools, toolOf(&tools[i], false))
@@ -368,6 +368,24 @@ func (c *Control) postAccept(r *http.Request) (any, error) {
 		out.Refused = ostiary.AsError(err).Detail
 	}
 	return out, nil
+}
+
+func (c *Control) acceptWhat(ctx context.Context, in ToolRequest) ([]ostiary.Tool, Publication, error) {
+	by := operator(ctx)
+	if in.Name == "" || in.Kind == "" && in.Pin == "" && !in.Force {
+		if in.Force || in.Pin != "" {
+			return nil, c.standing(), ostiary.Errorf(ostiary.Malformed, "name", "force and pin are for one definition: name it").At("name")
+		}
+		return c.Accept(ctx, in.Server, in.Name, by)
+	}
+	pin, err := ostiary.ParseDigest(in.Pin)
+	if err != nil {
+		return nil, c.standing(), ostiary.Errorf(ostiary.Malformed, "pin", "%v", err).At("pin")
+	}
+	if in.Kind == "" {
+		in.Kind = catalog.KindTool
+	}
+	return c.AcceptOne(ctx, catalog.Acceptance{Server: in.Server, Kind: in.Kind, Name: in.Name, Pin: pin, By: by, Force: in.Force})
 }
 
 func (c *Control) postPolicy(r *http.Request) (any, error) {

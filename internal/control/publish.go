@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/policy"
 )
 
@@ -90,13 +91,28 @@ func (c *Control) Restore(ctx context.Context) (bool, error) {
 	return true, c.o.Engine.Activate(s)
 }
 
-// Accept accepts definitions as the server shows them now, and publishes a
-// snapshot that knows them. An empty name accepts all of the server's.
+// Accept accepts definitions as the server showed them last, and publishes a
+// snapshot that knows them. An empty name accepts all of the server's that
+// are not quarantined.
 func (c *Control) Accept(ctx context.Context, server, name, by string) ([]ostiary.Tool, Publication, error) {
 	tools, err := c.o.Book.Accept(ctx, server, name, by)
 	if err != nil {
 		return nil, c.standing(), err
 	}
+	return c.accepted(ctx, tools, by)
+}
+
+// AcceptOne accepts one definition, exactly the one a person looked at if the
+// pin is given, and publishes a snapshot that knows it.
+func (c *Control) AcceptOne(ctx context.Context, a catalog.Acceptance) ([]ostiary.Tool, Publication, error) {
+	t, err := c.o.Book.AcceptOne(ctx, a)
+	if err != nil {
+		return nil, c.standing(), err
+	}
+	return c.accepted(ctx, []ostiary.Tool{t}, a.By)
+}
+
+func (c *Control) accepted(ctx context.Context, tools []ostiary.Tool, by string) ([]ostiary.Tool, Publication, error) {
 	for _, t := range tools {
 		detail := detailJSON(map[string]string{"text": fmt.Sprintf("%s accepted %s %s of %s", by, t.Kind, t.Name, t.Server), "pin": t.Pin.String()})
 		if _, err := c.change(ctx, "accept_definition", "ok", detail); err != nil {

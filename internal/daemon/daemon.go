@@ -43,6 +43,10 @@ import (
 // what has not settled then is Unknown to the next start.
 const drainTimeout = 20 * time.Second
 
+// firstReadingTimeout bounds how long the doors stay closed for servers that
+// do not answer.
+const firstReadingTimeout = 10 * time.Second
+
 // refreshEvery is how often what other processes changed in the control state
 // is read. A change made through this process is read at once.
 const refreshEvery = 250 * time.Millisecond
@@ -392,6 +396,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failed := make(chan error, 8)
+	d.firstReading(ctx)
 	servers := d.serveAll(failed)
 
 	var background sync.WaitGroup
@@ -408,6 +413,19 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.log.Info("stopping", "cause", err)
 	cancel()
 	return errors.Join(err, d.stop(servers, &background))
+}
+
+// firstReading reads what every server offers before anybody may call it, so
+// that a definition which changed while the gateway was down is refused from
+// the first call on. A server that does not answer in time is read later.
+func (d *Daemon) firstReading(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firstReadingTimeout)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, s := range d.servers() {
+		all.Go(func() { d.control.Discover(ctx, s) })
+	}
+	all.Wait()
 }
 
 // stop closes doors first, then waits for running calls to settle, then

@@ -10,7 +10,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
-	"sync"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,9 +32,13 @@ func (d *Daemon) serveAll(failed chan<- error) []*http.Server {
 			}
 		}()
 	}
-	start("agents", d.agentServer(), stricthttp.NewListener(tls.NewListener(d.agents, d.authority.ServerTLS()), stricthttp.Standard()))
+	// A request head that is refused before anybody authenticated is counted
+	// like any other refusal of a stranger.
+	front := stricthttp.Standard()
+	front.Refused = func(source, code string) { d.journal.gateway.Count(source, "http:"+code) }
+	start("agents", d.agentServer(), stricthttp.NewListener(tls.NewListener(d.agents, d.authority.ServerTLS()), front))
 	if d.loopback != nil {
-		start("loopback", mcp.NewServer(d.door, nil, d.log), stricthttp.NewListener(d.loopback, stricthttp.Standard()))
+		start("loopback", mcp.NewServer(d.door, nil, d.log), stricthttp.NewListener(d.loopback, front))
 	}
 	start("control", &http.Server{
 		Handler: d.control.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
@@ -48,46 +52,19 @@ func (d *Daemon) serveAll(failed chan<- error) []*http.Server {
 	return all
 }
 
-// agentServer serves the MCP door and enrolment over TLS. The strict front
-// hides the TLS connection from net/http, so its state is put back here.
+// agentServer serves the MCP door, and enrolment below /v1/, over TLS. The
+// strict front's connections show net/http their TLS state.
 func (d *Daemon) agentServer() *http.Server {
 	enrolment := d.authority.Handler()
-	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, ok := r.Context().Value(tlsKey{}).(*tlsConn); ok {
-			r.TLS = c.state()
-		}
-		if len(r.URL.Path) >= 4 && r.URL.Path[:4] == "/v1/" {
+	s := mcp.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			enrolment.ServeHTTP(w, r)
 			return
 		}
 		d.door.ServeHTTP(w, r)
-	})
-	s := mcp.NewServer(h, nil, d.log)
+	}), nil, d.log)
 	s.RegisterOnShutdown(d.door.Close)
-	outer := s.ConnContext
-	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		ctx = outer(ctx, c)
-		if t, ok := stricthttp.Inner(c).(*tls.Conn); ok {
-			ctx = context.WithValue(ctx, tlsKey{}, &tlsConn{conn: t})
-		}
-		return ctx
-	}
 	return s
-}
-
-type tlsKey struct{}
-
-// tlsConn keeps one connection's TLS state, which does not change after the
-// handshake.
-type tlsConn struct {
-	conn *tls.Conn
-	once sync.Once
-	kept tls.ConnectionState
-}
-
-func (c *tlsConn) state() *tls.ConnectionState {
-	c.once.Do(func() { c.kept = c.conn.ConnectionState() })
-	return &c.kept
 }
 
 // listenUnix makes the control socket, for this user alone. A socket that
