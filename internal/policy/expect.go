@@ -1,0 +1,311 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/strictjson"
+)
+
+// Result is one expectation of a policy folder and what came of it.
+type Result struct {
+	File, Name string
+	Want, Got  string // as far as they are compared
+	OK         bool
+}
+
+// Run asks a Set the questions in the folder's tests/*.json. Each file is a
+// list of {name, request, decision, ...} in the form of Cedar's own command
+// line, with our facts beside it; see docs/reference/policy.md. A file that
+// cannot be read is a Problem; it counts as a failure, never as a success.
+func Run(src Source, set *Set) ([]Result, []Problem) {
+	var out []Result
+	var problems []Problem
+	for _, name := range slices.Sorted(maps.Keys(src.Files)) {
+		if !strings.HasPrefix(name, dirTests) {
+			continue
+		}
+		doc, err := strictjson.Parse(slices.Clone(src.Files[name]), strictjson.Schema)
+		if err != nil || doc.Root().Kind() != ostiary.Array {
+			msg := "this is not a list of tests"
+			if err != nil {
+				msg = err.Error()
+			}
+			problems = append(problems, Problem{File: name, Code: "test", Message: msg})
+			continue
+		}
+		for i, v := range doc.Root().Elements() {
+			e := expectation{set: set}
+			e.read(v)
+			if e.err != "" {
+				problems = append(problems, Problem{File: name, Code: "test", Message: fmt.Sprintf("test %d: %s", i+1, e.err)})
+				continue
+			}
+			r := e.run()
+			r.File = name
+			out = append(out, r)
+		}
+	}
+	return out, problems
+}
+
+// expectation is one test: a complete request of a typical agent, with the
+// facts the test gives in place of the typical ones.
+type expectation struct {
+	set  *Set
+	name string
+	req  ostiary.Request
+	want []string // "decision allow", "reason a b", ... as given
+	err  string
+}
+
+func (e *expectation) fail(format string, args ...any) {
+	if e.err == "" {
+		e.err = fmt.Sprintf(format, args...)
+	}
+}
+
+// object calls a reader for each member; a member without one is a mistake.
+func (e *expectation) object(at string, v ostiary.Value, readers map[string]func(ostiary.Value)) {
+	if v.Kind() != ostiary.Object {
+		e.fail("%s must be an object", at)
+		return
+	}
+	for name, val := range v.Members() {
+		read, ok := readers[name]
+		if !ok {
+			e.fail("%s has no %q; %s", at, name, didYouMean(nearest(name, slices.Sorted(maps.Keys(readers)))))
+			return
+		}
+		read(val)
+	}
+}
+
+func (e *expectation) text(at string, dst *string) func(ostiary.Value) {
+	return func(v ostiary.Value) {
+		if *dst = v.Text(); v.Kind() != ostiary.String {
+			e.fail("%s must be a string", at)
+		}
+	}
+}
+
+func (e *expectation) texts(at string, dst *[]string) func(ostiary.Value) {
+	return func(v ostiary.Value) {
+		if v.Kind() != ostiary.Array {
+			e.fail("%s must be a list", at)
+		}
+		*dst = []string{}
+		for _, x := range v.Elements() {
+			if x.Kind() != ostiary.String {
+				e.fail("%s must be a list of strings", at)
+			}
+			*dst = append(*dst, x.Text())
+		}
+	}
+}
+
+func (e *expectation) number(at string, dst *int64) func(ostiary.Value) {
+	return func(v ostiary.Value) {
+		n, ok := v.Int()
+		if *dst = n; !ok {
+			e.fail("%s must be a whole number", at)
+		}
+	}
+}
+
+func (e *expectation) flag(at string, dst *bool) func(ostiary.Value) {
+	return func(v ostiary.Value) {
+		if *dst = v.Kind() == ostiary.True; !*dst && v.Kind() != ostiary.False {
+			e.fail("%s must be true or false", at)
+		}
+	}
+}
+
+// entity reads Ostiary::Type::"id" into its id.
+func (e *expectation) entity(typ string, dst *string) func(ostiary.Value) {
+	return func(v ostiary.Value) {
+		var u cedar.EntityUID
+		if err := u.UnmarshalCedar([]byte(v.Text())); err != nil || u.Type != qualified(typ) {
+			e.fail("it must be written %s::%s::\"...\", not %q", Namespace, typ, v.Text())
+		}
+		*dst = string(u.ID)
+	}
+}
+
+func (e *expectation) read(v ostiary.Value) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	e.req = ostiary.Request{
+		Subject: ostiary.Subject{Agent: "spiffe://test/agent", Via: ostiary.ViaSVID, Bound: true},
+		Context: ostiary.Context{
+			Now: now, Principal: "person:test", Zone: "default",
+			Mandate:     ostiary.Mandate{ID: "test", Standing: true},
+			Session:     ostiary.Session{ID: "test", Started: now},
+			Posture:     ostiary.Posture{OK: true, Method: "join_token", Appraised: now},
+			Risk:        ostiary.Risk{Level: "low"},
+			Containment: ostiary.None, Labels: map[string]ostiary.Label{},
+		},
+	}
+	e.req.Resource.Zone = "default"
+	decision, code := "", ""
+	var reason, remedies, obligations []string
+	e.object("a test", v, map[string]func(ostiary.Value){
+		"name": e.text("name", &e.name), "request": e.request, "decision": e.text("decision", &decision), "code": e.text("code", &code),
+		"reason": e.texts("reason", &reason), "remedies": e.texts("remedies", &remedies), "obligations": e.texts("obligations", &obligations),
+	})
+	if !slices.Contains([]string{"allow", "deny", "requestable"}, decision) {
+		e.fail("decision must be allow, deny or requestable")
+	}
+	e.want = append(e.want, "decision "+decision)
+	if code != "" {
+		e.want = append(e.want, "code "+code)
+	}
+	for _, l := range []struct {
+		word string
+		list []string
+	}{{"reason", reason}, {"remedies", remedies}, {"obligations", obligations}} {
+		if l.list != nil {
+			slices.Sort(l.list)
+			e.want = append(e.want, l.word+" "+strings.Join(l.list, " "))
+		}
+	}
+}
+
+func (e *expectation) request(v ostiary.Value) {
+	var agent, act, server string
+	r := &e.req
+	e.object("request", v, map[string]func(ostiary.Value){
+		"principal": e.entity(typeAgent, &agent), "action": e.entity("Action", &act), "resource": e.entity(typeServer, &server),
+		"roles": e.texts("roles", &r.Context.Roles), "trusted": e.flag("trusted", &r.Resource.Trusted), "zone": e.text("zone", &r.Resource.Zone),
+		"uri": e.text("uri", &r.Action.URI), "name": e.text("name", &r.Action.Tool), "context": e.context,
+	})
+	if agent != "" {
+		r.Subject.Agent = ostiary.AgentID(agent)
+	}
+	r.Subject.Principal = r.Context.Principal
+	if server == GatewayServer {
+		server = ""
+	}
+	r.Action.Name, r.Action.Server, r.Resource.Server = act, server, server
+	if a := e.set.world.actions[act]; a != nil && a.tool != nil {
+		r.Action.Method, r.Action.Tool, r.Action.Pin = "tools/call", a.tool.Name, ostiary.Digest(a.tool.Pin)
+	}
+	for name := range r.Action.Arguments.Members() {
+		if _, ok := r.Context.Labels[name]; !ok {
+			r.Context.Labels[name] = ostiary.Label{Sources: []string{"unknown"}}
+		}
+	}
+}
+
+func (e *expectation) context(v ostiary.Value) {
+	x := &e.req.Context
+	var mandate, session, principal, containment, now string
+	sub := func(at string, readers map[string]func(ostiary.Value)) func(ostiary.Value) {
+		return func(v ostiary.Value) { e.object(at, v, readers) }
+	}
+	e.object("context", v, map[string]func(ostiary.Value){
+		"input":  func(v ostiary.Value) { e.req.Action.Arguments = v },
+		"labels": e.labels,
+		"taint":  e.texts("taint", &x.Taint), "satisfied": e.texts("satisfied", &x.Satisfied),
+		"user": e.entity(typePerson, &principal), "zone": e.entity(typeZone, &x.Zone),
+		"mandate": sub("mandate", map[string]func(ostiary.Value){
+			"id": e.text("id", &mandate), "purpose": e.text("purpose", &x.Mandate.Purpose),
+			"depth": e.number("depth", &x.Mandate.Depth), "standing": e.flag("standing", &x.Mandate.Standing)}),
+		"session":     sub("session", map[string]func(ostiary.Value){"id": e.text("id", &session), "bound": e.flag("bound", &e.req.Subject.Bound)}),
+		"risk":        sub("risk", map[string]func(ostiary.Value){"score": e.number("score", &x.Risk.Score), "level": e.text("level", &x.Risk.Level)}),
+		"posture":     sub("posture", map[string]func(ostiary.Value){"ok": e.flag("ok", &x.Posture.OK), "method": e.text("method", &x.Posture.Method)}),
+		"history":     sub("history", map[string]func(ostiary.Value){"reads_untrusted": e.number("reads_untrusted", &x.ReadsTainted)}),
+		"system":      sub("system", map[string]func(ostiary.Value){"now": e.text("now", &now)}),
+		"containment": e.text("containment", &containment),
+	})
+	if mandate != "" {
+		x.Mandate.ID = ostiary.MandateID(mandate)
+	}
+	if session != "" {
+		x.Session.ID = ostiary.SessionID(session)
+	}
+	if principal != "" {
+		x.Principal = ostiary.PrincipalID(principal)
+	}
+	if now != "" {
+		var err error
+		if x.Now, err = time.Parse(time.RFC3339, now); err != nil {
+			e.fail("now must be a time like 2026-01-31T12:00:00Z")
+		}
+	}
+	if containment != "" {
+		for x.Containment = ostiary.None; x.Containment.String() != containment; x.Containment++ {
+			if x.Containment == ostiary.Suspended {
+				e.fail("containment %q is no level", containment)
+				return
+			}
+		}
+	}
+}
+
+// labels reads sets of words as policy sees them back into labels.
+func (e *expectation) labels(v ostiary.Value) {
+	for name, set := range v.Members() {
+		var words []string
+		e.texts("labels."+name, &words)(set)
+		var l ostiary.Label
+		for _, w := range words {
+			switch reader, isReader := strings.CutPrefix(w, "reader:"); {
+			case w == "untrusted":
+			case w == "agent":
+				l.Integrity = ostiary.FromAgent
+			case w == "trusted":
+				l.Integrity = ostiary.Trusted
+			case isReader:
+				l.Readers = append(l.Readers, reader)
+			default:
+				l.Sources = append(l.Sources, w)
+			}
+		}
+		e.req.Context.Labels[name] = l
+	}
+}
+
+// run decides, and compares what the test says something about.
+func (e *expectation) run() Result {
+	d := e.set.decide(&e.req, true)
+	decision := "deny"
+	if d.Permit {
+		decision = "allow"
+	} else if d.Requestable() {
+		decision = "requestable"
+	}
+	lists := map[string][]string{"reason": {}, "remedies": {}, "obligations": {}}
+	for _, r := range d.Reasons {
+		if !strings.HasPrefix(r.Policy, "ostiary-") {
+			lists["reason"] = append(lists["reason"], r.Policy)
+		}
+	}
+	for _, r := range d.Remedies {
+		lists["remedies"] = append(lists["remedies"], r.Fact)
+	}
+	for _, o := range d.Obligations {
+		lists["obligations"] = append(lists["obligations"], o.Type)
+	}
+	var got []string
+	for _, w := range e.want {
+		switch word, _, _ := strings.Cut(w, " "); word {
+		case "decision":
+			got = append(got, "decision "+decision)
+		case "code":
+			got = append(got, "code "+d.Code)
+		default:
+			slices.Sort(lists[word])
+			got = append(got, word+" "+strings.Join(lists[word], " "))
+		}
+	}
+	r := Result{Name: e.name, Want: strings.Join(e.want, ", "), Got: strings.Join(got, ", ")}
+	if r.OK = r.Want == r.Got; !r.OK && len(d.Reasons) > 0 && d.Reasons[0].Text != "" {
+		r.Got += " (" + d.Reasons[0].Text + ")"
+	}
+	return r
+}
