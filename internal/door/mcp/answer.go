@@ -174,6 +174,7 @@ func (a *answer) result(x *visit, result []byte) {
 func (a *answer) refuse(x *visit, e *ostiary.Error) {
 	s := shapeOf(e)
 	h := a.w.Header()
+	h.Del(mcpwire.HeaderSessionID) // what was refused opened no session
 	switch e.Kind {
 	case ostiary.Unauthenticated:
 		h.Set("WWW-Authenticate", "Bearer")
@@ -181,7 +182,7 @@ func (a *answer) refuse(x *visit, e *ostiary.Error) {
 		h.Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	if x.msg.Method == "tools/call" && x.request() && s.tool {
-		a.result(x, refusal(e))
+		a.result(x, refusal(e, x))
 		return
 	}
 	status := s.status

@@ -161,7 +161,7 @@ func errorData(e *ostiary.Error, x *visit) (string, []byte) {
 // refusal is the result of a tools/call that was refused: words for the
 // model, facts for programs under our own prefix in _meta. It sets no
 // structuredContent, which would have to fit the tool's output schema.
-func refusal(e *ostiary.Error) []byte {
+func refusal(e *ostiary.Error, x *visit) []byte {
 	message, t := tell(e)
 	var text strings.Builder
 	if e.Kind == ostiary.Upstream {
@@ -195,16 +195,23 @@ func refusal(e *ostiary.Error) []byte {
 	if t.Remedies != nil {
 		meta[metaPrefix+"remedies"] = t.Remedies
 	}
-	b, err := json.Marshal(map[string]any{ // our own data
-		"resultType": "complete",
-		"content":    []map[string]string{{"type": "text", "text": text.String()}},
-		"isError":    true,
-		"_meta":      meta,
-	})
+	b, err := json.Marshal(refused{x.resultType(), []toldText{{"text", text.String()}}, true, meta}) // our own data
 	if err != nil {
-		return []byte(`{"resultType":"complete","content":[{"type":"text","text":"Refused."}],"isError":true}`)
+		return []byte(`{"content":[{"type":"text","text":"Refused."}],"isError":true}`)
 	}
 	return b
+}
+
+type refused struct {
+	ResultType string         `json:"resultType,omitempty"`
+	Content    []toldText     `json:"content"`
+	IsError    bool           `json:"isError"`
+	Meta       map[string]any `json:"_meta"`
+}
+
+type toldText struct {
+	Type string `json:"type"`
+	Text string `json:"text"`
 }
 
 func sentence(b *strings.Builder, s string) {

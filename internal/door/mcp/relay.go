@@ -113,7 +113,11 @@ func (x *visit) final(ctx context.Context, reply *gate.Reply, body ostiary.Value
 	}
 	result, err := x.result(ctx, reply, body)
 	if err != nil {
-		x.out.refuse(x, ostiary.AsError(err))
+		e := *ostiary.AsError(err)
+		if e.Entry.IsZero() {
+			e.Entry = reply.Intent.Ref // the call was made, and this is its story
+		}
+		x.out.refuse(x, &e)
 		return
 	}
 	x.out.result(x, result)

@@ -36,6 +36,14 @@ func (x *visit) request() bool { return x.msg.Kind == mcpwire.Request }
 
 func (x *visit) legacy() bool { return x.version != mcpwire.Version20260728 && x.version != "http" }
 
+// resultType is the member every result of 2026-07-28 carries.
+func (x *visit) resultType() string {
+	if x.legacy() {
+		return ""
+	}
+	return mcpwire.ResultComplete
+}
+
 func (x *visit) params() ostiary.Value { return x.msg.Params }
 
 // call is the gate's view of what x asks for.

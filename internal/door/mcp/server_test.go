@@ -1,0 +1,86 @@
+package mcp
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ostiary/ostiary/internal/stricthttp"
+)
+
+// serve serves the door as the gateway does, on a strict listener, and
+// returns the address.
+func (w *world) serve() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s := NewServer(w.door, nil, slog.New(slog.DiscardHandler))
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(stricthttp.NewListener(l, stricthttp.Standard())) }()
+	w.t.Cleanup(func() {
+		s.Close()
+		<-served
+	})
+	w.door.hosts[l.Addr().String()] = true
+	return l.Addr().String()
+}
+
+func head(host string, more ...string) string {
+	return "POST /mcp HTTP/1.1\r\nHost: " + host + "\r\nContent-Type: application/json\r\nAuthorization: Bearer alice\r\nMcp-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: bank___send\r\n" + strings.Join(append(more, ""), "\r\n") + "\r\n"
+}
+
+// TestBytes holds the cases of group D that only bytes can tell.
+func TestBytes(t *testing.T) {
+	call := callBody("1", "")
+	whole := fmt.Sprintf("Content-Length: %d", len(call))
+	for _, c := range []struct {
+		name, text string
+		close      bool // the client closes its side after sending
+		status     int
+		sent       int
+	}{
+		{"a plain call", head("$H", whole) + call, false, 200, 1},
+		{"a chunked call", head("$H", "Transfer-Encoding: chunked") + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(call), call), false, 200, 1},
+		{"D01 both framings", head("$H", "Content-Length: 4", "Transfer-Encoding: chunked") + "0\r\n\r\n" + head("$H", whole) + call, false, 400, 0},
+		{"D02 two lengths", head("$H", whole, whole) + call, false, 400, 0},
+		{"D03 folded header", head("$H", "X: a\r\n b", whole) + call, false, 400, 0},
+		{"D04 body cut", head("$H", whole) + call[:40], true, 400, 0},
+		{"D04 cut mid-chunk", head("$H", "Transfer-Encoding: chunked") + fmt.Sprintf("%x\r\n%s", len(call), call[:40]), true, 400, 0},
+		{"D07 two authorizations", head("$H", "Authorization: Bearer bob", whole) + call, false, 400, 0},
+		{"D09 CONNECT", strings.Replace(head("$H", whole), "POST /mcp", "CONNECT evil:443", 1), false, 400, 0},
+		{"D10 absolute target", strings.Replace(head("$H", whole), "POST /mcp", "POST http://internal/mcp", 1) + call, false, 400, 0},
+		{"D12 encoded path", strings.Replace(head("$H", whole), "POST /mcp", "POST /mcp/%2e%2e/mcp", 1) + call, false, 400, 0},
+		{"D17 foreign host", head("evil.example", whole) + call, false, 403, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			address := w.serve()
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			io.WriteString(conn, strings.ReplaceAll(c.text, "$H", address))
+			if c.close {
+				conn.(*net.TCPConn).CloseWrite()
+			}
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			b, _ := io.ReadAll(res.Body)
+			if status := res.StatusCode; status != c.status && !(c.status == 400 && (status == 405 || status == 421 || status == 404)) || w.forwarded() != c.sent {
+				t.Errorf("%d, sent %d: %s", status, w.forwarded(), b)
+			}
+		})
+	}
+}
