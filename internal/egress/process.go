@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -374,7 +375,7 @@ func (c *pipe) read() {
 var errDied = errors.New("the server's process ended")
 
 func (c *pipe) lines() error {
-	r := bufio.NewReaderSize(c.out, 64<<10)
+	r := newLineReader(c.out)
 	junk := 0
 	for {
 		line, err := readLine(r, c.p.limits.Line)
@@ -408,6 +409,8 @@ func (c *pipe) lines() error {
 }
 
 var errLong = errors.New("line over its limit")
+
+func newLineReader(r io.Reader) *bufio.Reader { return bufio.NewReaderSize(r, 64<<10) }
 
 // readLine returns one line of its own memory, without its end.
 func readLine(r *bufio.Reader, limit int) ([]byte, error) {

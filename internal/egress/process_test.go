@@ -116,7 +116,7 @@ func TestStdioConcurrent(t *testing.T) {
 }
 
 func TestStdioMisbehaviour(t *testing.T) {
-	limits := Limits{Line: 256 << 10, Idle: 300 * time.Millisecond, Head: 300 * time.Millisecond, Stop: 200 * time.Millisecond}
+	limits := Limits{Line: 256 << 10, Stop: 200 * time.Millisecond}
 	for _, c := range []struct {
 		tool    string
 		code    string // of the call
@@ -135,8 +135,11 @@ func TestStdioMisbehaviour(t *testing.T) {
 	} {
 		t.Run(c.tool, func(t *testing.T) {
 			l := limits
-			if c.tool == "flood" {
+			switch c.tool {
+			case "flood":
 				l.Frames = 100
+			case "hang":
+				l.Head = 300 * time.Millisecond
 			}
 			e := newEgress(t, Options{Servers: []Server{selfServer(t, "legacy")}, Limits: l})
 			call := toolCall(t, "srv", c.tool, `{}`)
