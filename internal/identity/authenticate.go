@@ -79,7 +79,7 @@ func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials
 	if err != nil {
 		return refuse(err)
 	}
-	if why := d.revoked(t.agent, ostiary.Digest{}, t.serial.String(), t.serial.issued(), t.serial.epoch()); why != "" {
+	if why := d.revoked(t.agent, ostiary.Digest{}, t.id, t.issued, t.epoch); why != "" {
 		return refuse(errors.New(why))
 	}
 	g, err := d.stands(now, t.agent, t.mandate)
@@ -91,7 +91,7 @@ func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials
 	}
 	return ostiary.Subject{
 		Agent: t.agent, Principal: g.Principal, Chain: g.chain, Mandate: t.mandate,
-		Via: ostiary.ViaToken, Serial: t.serial.String(), Issued: t.serial.issued(), Expires: t.expires, Epoch: d.epoch,
+		Via: ostiary.ViaToken, Serial: t.id, Issued: t.issued, Expires: t.expires, Epoch: d.epoch,
 	}, nil
 }
 

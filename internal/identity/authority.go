@@ -216,8 +216,9 @@ const (
 	gatewayPath  = reservedPath + "gateway"
 )
 
-// GatewayMandate is the mandate of the gateway's own calls. It covers
-// everything that policy allows, is not stored, and belongs to nobody else.
+// GatewayMandate names the mandate of the gateway's own calls. It is not
+// stored, no agent can have it, and what it covers is for whoever holds
+// [Authority.Self] to say.
 const GatewayMandate ostiary.MandateID = "gateway"
 
 // Self returns the mark of the gateway's own calls. Whoever holds the pointer

@@ -74,7 +74,7 @@ func (a *Authority) Refresh(ctx context.Context) error {
 	d := &directory{
 		epoch: epoch, loaded: now,
 		agents:   make(map[ostiary.AgentID]*agent, len(agents)),
-		mandates: make(map[ostiary.MandateID]standing, len(mandates)+1),
+		mandates: make(map[ostiary.MandateID]standing, len(mandates)),
 	}
 	for _, r := range agents {
 		r.Roles = slices.Clone(r.Roles)
@@ -108,11 +108,6 @@ func (a *Authority) readMandates(d *directory, records []MandateRecord) {
 		}
 		d.mandates[r.ID] = standing{m, r.JWS}
 	}
-	d.mandates[GatewayMandate] = standing{Mandate: ostiary.Mandate{
-		ID: GatewayMandate, Standing: true, Principal: gatewayPrincipal, Agent: a.self.Agent,
-		Purpose: "the gateway's own calls", Actions: []string{"*"}, Resources: []string{"*"},
-		NotBefore: time.Unix(0, 0).UTC(), Expires: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC),
-	}}
 }
 
 const gatewayPrincipal ostiary.PrincipalID = "service:ostiary"
@@ -287,24 +282,4 @@ func (f *fence) raise(epoch uint64) error {
 	}
 	f.at = epoch
 	return nil
-}
-
-// Facts returns what is known of an authenticated subject: its record, the
-// mandate it acts under, and its posture, all of the same moment. For the
-// gateway itself they are its own.
-func (a *Authority) Facts(s *ostiary.Subject) (AgentRecord, ostiary.Mandate, ostiary.Posture, error) {
-	d := a.dir.Load()
-	m, ok := d.mandates[s.Mandate]
-	if !ok || d.undone[s.Mandate] || m.Agent != s.Agent {
-		return AgentRecord{}, ostiary.Mandate{}, ostiary.Posture{}, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the mandate this agent acts under is revoked or unknown")
-	}
-	if s.Via == ostiary.ViaSelf && s.Agent == a.self.Agent {
-		own := AgentRecord{ID: s.Agent, Principal: gatewayPrincipal, Owner: string(gatewayPrincipal), Zone: "default", Mandate: GatewayMandate, Method: "self"}
-		return own, m.Mandate, a.Posture(s.Agent), nil
-	}
-	g, ok := d.agents[s.Agent]
-	if !ok || g.Disabled {
-		return AgentRecord{}, ostiary.Mandate{}, ostiary.Posture{}, ostiary.Errorf(ostiary.Denied, "agent_disabled", "this agent is disabled or no longer enrolled")
-	}
-	return g.AgentRecord, m.Mandate, ostiary.Posture{OK: true, Method: g.Method, Appraised: g.Enrolled}, nil
 }

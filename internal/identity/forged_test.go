@@ -446,6 +446,12 @@ func TestForgedTokens(t *testing.T) {
 		_, err := b.Authenticate(ctx, show(b.forge(t, header, with("mandate", string(identity.GatewayMandate)))))
 		refusedAs(t, err, ostiary.Denied)
 	})
+	t.Run("F01 what was accepted once is for its audience still", func(t *testing.T) {
+		c := show(real)
+		c.Audience = "https://gw.example/mcp/bank"
+		_, err := b.Authenticate(ctx, c)
+		refusedAs(t, err, ostiary.Unauthenticated)
+	})
 	t.Run("expiry to the second", func(t *testing.T) {
 		b.now.Store(ends.UnixNano() - 1)
 		if _, err := b.Authenticate(ctx, show(real)); err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -39,7 +40,7 @@ type tokenKind struct {
 // accessToken is the bearer token for clients that can do no better: bound to
 // one audience and to no key, so it has no cnf and lives minutes. See RFC
 // 9068, with the mandate and the principal added.
-var accessToken = tokenKind{
+var accessToken = &tokenKind{
 	typ:     "at+jwt",
 	alg:     jose.ES256,
 	texts:   []string{"iss", "aud", "sub", "client_id", "jti", "mandate", "principal"},
@@ -53,14 +54,21 @@ type tokens struct {
 	domain string
 	key    *ecdsa.PrivateKey
 	kid    string
+	read   readTokens
 }
 
 // token is what a verified token says.
 type token struct {
+	kind      *tokenKind
+	audience  string
 	agent     ostiary.AgentID
 	mandate   ostiary.MandateID
 	principal ostiary.PrincipalID
-	serial    serial
+	id        string
+	issued    time.Time // to the microsecond, from its id
+	epoch     uint64    // the issuer's, at that moment
+	iat       time.Time
+	begins    time.Time
 	expires   time.Time
 }
 
@@ -91,7 +99,7 @@ type claims struct {
 	Principal string `json:"principal"`
 }
 
-func (t *tokens) sign(k tokenKind, c claims) (string, error) {
+func (t *tokens) sign(k *tokenKind, c claims) (string, error) {
 	opts := (&jose.SignerOptions{}).WithType(jose.ContentType(k.typ)).WithHeader("kid", t.kid)
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: k.alg, Key: t.key}, opts)
 	if err != nil {
@@ -110,10 +118,28 @@ func (t *tokens) sign(k tokenKind, c claims) (string, error) {
 
 // verify reads a token of the given kind, for this audience, at this time.
 // There is no leeway: what we issue starts a little before its issue.
-func (t *tokens) verify(k tokenKind, text, audience string, now time.Time) (token, error) {
+func (t *tokens) verify(k *tokenKind, text, audience string, now time.Time) (token, error) {
 	if audience == "" {
 		return token{}, errors.New("the resource asked for is not known, so no audience can match")
 	}
+	if len(text) > maxToken {
+		return token{}, errors.New("the token is too long")
+	}
+	at := ostiary.DigestOf([]byte(text))
+	tok, ok := t.read.find(at)
+	if !ok || tok.kind != k {
+		var err error
+		if tok, err = t.open(k, text); err != nil {
+			return token{}, err
+		}
+		t.read.add(at, tok)
+	}
+	return tok, k.judge(&tok, audience, now)
+}
+
+// open checks form, signature and claims, all that does not depend on when
+// and for whom.
+func (t *tokens) open(k *tokenKind, text string) (token, error) {
 	if err := t.header(k, text); err != nil {
 		return token{}, err
 	}
@@ -129,17 +155,14 @@ func (t *tokens) verify(k tokenKind, text, audience string, now time.Time) (toke
 	if err != nil {
 		return token{}, err
 	}
-	return t.judge(k, v, audience, now)
+	return t.understand(k, v)
 }
 
 // header checks the form of a compact token and its header before anything
 // else reads it: exactly alg, kid and typ, each with the one value it can
 // have. That leaves no room for none, another algorithm, crit, jku, jwk or
 // x5u.
-func (t *tokens) header(k tokenKind, text string) error {
-	if len(text) > maxToken {
-		return errors.New("the token is too long")
-	}
+func (t *tokens) header(k *tokenKind, text string) error {
 	parts := strings.Split(text, ".")
 	if len(parts) != 3 {
 		return errors.New("not a compact token")
@@ -168,7 +191,7 @@ func (t *tokens) header(k tokenKind, text string) error {
 
 // claims scans the claims: all of the row's, nothing else, no name twice or
 // in another case.
-func (k tokenKind) claims(body []byte) (ostiary.Value, error) {
+func (k *tokenKind) claims(body []byte) (ostiary.Value, error) {
 	doc, err := strictjson.Parse(body, tokenLimits)
 	if err != nil {
 		return ostiary.Value{}, fmt.Errorf("token claims: %w", err)
@@ -191,31 +214,73 @@ func (k tokenKind) claims(body []byte) (ostiary.Value, error) {
 	return v, nil
 }
 
-func (t *tokens) judge(k tokenKind, v ostiary.Value, audience string, now time.Time) (token, error) {
+// understand reads the claims, and refuses those no authority of this trust
+// domain would sign.
+func (t *tokens) understand(k *tokenKind, v ostiary.Value) (token, error) {
 	at := func(name string) time.Time { n, _ := v.Get(name).Int(); return time.Unix(n, 0).UTC() }
 	id, err := ostiary.ParseAgentID(v.Get("sub").Text())
 	if err != nil {
 		return token{}, err
 	}
 	s, ok := parseSerial(v.Get("jti").Text())
+	tok := token{
+		kind: k, audience: v.Get("aud").Text(), agent: id, mandate: ostiary.MandateID(v.Get("mandate").Text()),
+		principal: ostiary.PrincipalID(v.Get("principal").Text()), id: s.String(), issued: s.issued(), epoch: s.epoch(),
+		iat: at("iat"), begins: at("nbf"), expires: at("exp"),
+	}
 	switch {
 	case !v.Get("iss").Is(t.issuer):
 		return token{}, errors.New("the token is of another issuer")
-	case !v.Get("aud").Is(audience):
-		return token{}, errors.New("the token is for another audience")
 	case id.TrustDomain() != t.domain || !v.Get("client_id").Is(string(id)):
 		return token{}, errors.New("the token's subject and client are not one agent of this trust domain")
-	case !ok || s.issued().Unix() != at("iat").Unix():
+	case !ok || tok.issued.Unix() != tok.iat.Unix():
 		return token{}, errors.New("the token's id is not one of ours")
-	case now.Before(at("nbf")) || at("iat").Sub(now) > backdate:
-		return token{}, errors.New("the token is not valid yet")
-	case !now.Before(at("exp")):
-		return token{}, errors.New("the token has expired")
-	case at("exp").Sub(at("iat")) > k.life:
+	case tok.expires.Sub(tok.iat) > k.life:
 		return token{}, errors.New("the token lives too long")
 	}
-	return token{
-		agent: id, mandate: ostiary.MandateID(v.Get("mandate").Text()),
-		principal: ostiary.PrincipalID(v.Get("principal").Text()), serial: s, expires: at("exp"),
-	}, nil
+	return tok, nil
+}
+
+// judge is looked at on each request: for whom, and when.
+func (k *tokenKind) judge(t *token, audience string, now time.Time) error {
+	switch {
+	case t.audience != audience:
+		return errors.New("the token is for another audience")
+	case now.Before(t.begins) || t.iat.Sub(now) > backdate:
+		return errors.New("the token is not valid yet")
+	case !now.Before(t.expires):
+		return errors.New("the token has expired")
+	}
+	return nil
+}
+
+// maxRead bounds the tokens remembered, twice: each is below 1 KiB and lives
+// minutes.
+const maxRead = 4096
+
+// readTokens remembers tokens whose signature was verified, by the digest of
+// their text, since a client shows one many times in its minutes. It holds
+// two generations and forgets the older when the younger is full.
+type readTokens struct {
+	mu         sync.Mutex // guards what follows
+	young, old map[ostiary.Digest]token
+}
+
+func (r *readTokens) find(at ostiary.Digest) (token, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t, ok := r.young[at]
+	if !ok {
+		t, ok = r.old[at]
+	}
+	return t, ok
+}
+
+func (r *readTokens) add(at ostiary.Digest, t token) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.young == nil || len(r.young) >= maxRead {
+		r.young, r.old = map[ostiary.Digest]token{}, r.young
+	}
+	r.young[at] = t
 }
