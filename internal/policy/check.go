@@ -118,7 +118,7 @@ func (k *check) scopes() {
 	if k.dormant() {
 		return
 	}
-	if len(unknown) == 0 && len(k.actions) == 0 {
+	if k.rule.action.kind == scopeEq && len(unknown) == 0 && len(k.actions) == 0 {
 		k.report(Error, k.seg.start, "dead_scope", "name a group with in, a tool with ==", "no action is in the scope of %s, so it can never apply", k.id)
 	}
 	if !k.all || k.file == builtinFile || k.set == setObligate {
@@ -163,8 +163,11 @@ func didYouMeanType(short string, good []string) string {
 }
 
 // dormant says that the policy speaks of nothing that can happen yet. It has
-// no part in the set until a tool it names is accepted, and is checked then.
-func (k *check) dormant() bool { return len(k.awaiting) > 0 && len(k.actions) == 0 }
+// no part in the set until a tool it names, or one of its groups, is accepted,
+// and is checked then.
+func (k *check) dormant() bool {
+	return len(k.actions) == 0 && (len(k.awaiting) > 0 || k.rule.action.kind == scopeIn)
+}
 
 // serverOf is the server in a tool action's name.
 func serverOf(action string) string {

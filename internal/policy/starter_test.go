@@ -42,6 +42,22 @@ func TestStarter(t *testing.T) {
 			t.Errorf("%s: got %+v", tc.name, d)
 		}
 	}
+	t.Run("before any tool is accepted", func(t *testing.T) {
+		set, problems := Compile(Starter(nil), nil)
+		if set == nil || len(problems) > 0 {
+			t.Errorf("a gateway could not start with it: %v", problems)
+		}
+		// With the first tool, what waited for it is there.
+		set, problems = Compile(Starter(nil), bank(t))
+		if set == nil || len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		r := request(t, bank(t), "bank___get_balance", `{"account":"1"}`)
+		r.Context.Containment = ostiary.Restricted
+		if d := snapshot(t, set).Decide(r); d.Permit || d.Reasons[0].Policy != "contained" {
+			t.Errorf("got %+v", d)
+		}
+	})
 	t.Run("contained", func(t *testing.T) {
 		r := request(t, tools, "bank___get_balance", `{"account":"1"}`)
 		r.Context.Containment = ostiary.Restricted
