@@ -78,7 +78,6 @@ type compiler struct {
 	lists    [3][]compiled
 	ids      map[string]string // case-folded id to the place it was first used
 	problems []Problem
-	failed   bool
 }
 
 func (c *compiler) finish() []Problem {

@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+	"go/parser"
+	"go/token"
 	"os"
 	"path/filepath"
 	"strings"
@@ -253,5 +255,30 @@ func TestSchemaText(t *testing.T) {
 		if !strings.Contains(string(first), want) && !strings.Contains(string(first), strings.ReplaceAll(want, `"`, "")) {
 			t.Errorf("no %s in\n%s", want, first)
 		}
+	}
+}
+
+// What cedar-go calls experimental stays in one file.
+func TestOneAdapter(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, name := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, imp := range f.Imports {
+			if strings.Contains(imp.Path.Value, "cedar-go/x/exp") {
+				if found++; name != "adapter.go" {
+					t.Errorf("%s imports %s", name, imp.Path.Value)
+				}
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no import was found: this test looks at nothing")
 	}
 }

@@ -112,12 +112,9 @@ func (s *Set) decide(r *ostiary.Request, verify bool) ostiary.Decision {
 	sel := s.authorize.candidates(&q.entities, q.principal, q.act.uid, q.resource)
 	d := ostiary.Decision{Evaluated: len(sel.at), Total: s.total()}
 	allow, diag := s.evaluate(sel, q, creq)
-	if verify {
-		allAllow, allDiag := s.evaluate(s.authorize.all(), q, creq)
-		if allAllow != allow || !sameDiagnostic(diag, allDiag) {
-			d.Code = CodeIndex
-			return d
-		}
+	if verify && !s.verified(q, creq, allow, diag) {
+		d.Code = CodeIndex
+		return d
 	}
 	if !s.clean(&d, s.authorize, q, diag, CodePolicyError) {
 		return d
@@ -132,6 +129,16 @@ func (s *Set) decide(r *ostiary.Request, verify bool) ostiary.Decision {
 	}
 	d.Permit, d.Code = true, CodePermit
 	return d
+}
+
+// verified evaluates every policy of the deciding sets without the index and
+// reports whether the answer is the same.
+func (s *Set) verified(q *question, creq cedar.Request, allow bool, diag cedar.Diagnostic) bool {
+	fullAllow, full := s.evaluate(s.authorize.all(), q, creq)
+	sel := s.obligate.candidates(&q.entities, q.principal, q.act.uid, q.resource)
+	_, some := s.evaluate(sel, q, creq)
+	_, all := s.evaluate(s.obligate.all(), q, creq)
+	return allow == fullAllow && sameDiagnostic(diag, full) && sameDiagnostic(some, all)
 }
 
 func (s *Set) total() int { return len(s.authorize.policies) + len(s.obligate.policies) }

@@ -10,7 +10,7 @@ import (
 // can be made to collide.
 const (
 	maxElements  = 1024 // elements of an array of plain values
-	maxComposite = 128  // elements of an array of arrays or records: comparing them costs more
+	maxComposite = 512  // elements of an array of arrays or records: comparing them costs more
 	maxDepth     = 8    // nesting, of arguments and of the shapes read from a schema
 	maxNodes     = 4096 // values converted for one call
 	maxFields    = 256  // arguments read from one tool's schema, nested ones included
