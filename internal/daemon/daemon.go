@@ -8,7 +8,7 @@ package daemon
 
 import (
 	"context"
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -191,7 +191,7 @@ func (d *Daemon) openCatalog(ctx context.Context) error {
 }
 
 func (d *Daemon) openEgress(context.Context) error {
-	key, err := d.ring.ECDSA(requestKey)
+	key, err := d.ring.Ed25519(requestKey)
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,8 @@ func (d *Daemon) openEgress(context.Context) error {
 // servers returns the configured names, sorted.
 func (d *Daemon) servers() []string { return slices.Sorted(maps.Keys(d.cfg.Servers)) }
 
-// requestKey names the key that signs requests to tool servers.
+// requestKey names the key that signs requests to tool servers: Ed25519, which
+// signs in half the time of P-256, and every call is signed.
 const requestKey = "requests"
 
 // RequestKey returns the public key, in PEM, that requests of the gateway with
@@ -237,11 +238,11 @@ func RequestKey(data string) ([]byte, error) {
 		return nil, err
 	}
 	defer ring.Close()
-	key, err := ring.ECDSA(requestKey)
+	key, err := ring.Ed25519(requestKey)
 	if err != nil {
 		return nil, err
 	}
-	text, err := publicPEM(key)
+	text, err := publicPEM(key.Public())
 	return []byte(text), err
 }
 
@@ -294,23 +295,34 @@ func (d *Daemon) openControl(context.Context) error {
 
 // publicKeys lists what tool servers and auditors need.
 func (d *Daemon) publicKeys() ([]control.Key, error) {
+	requests, err := d.ring.Ed25519(requestKey)
+	if err != nil {
+		return nil, err
+	}
+	snapshots, err := d.ring.ECDSA("snapshots")
+	if err != nil {
+		return nil, err
+	}
+	mandates, err := d.ring.ECDSA("mandate")
+	if err != nil {
+		return nil, err
+	}
 	var out []control.Key
-	for _, k := range []struct{ use, name string }{{"requests to tool servers", requestKey}, {"policy snapshots", "snapshots"}, {"mandates", "mandate"}} {
-		key, err := d.ring.ECDSA(k.name)
+	for _, k := range []struct {
+		use string
+		key crypto.PublicKey
+	}{{"requests to tool servers", requests.Public()}, {"policy snapshots", snapshots.Public()}, {"mandates", mandates.Public()}} {
+		text, err := publicPEM(k.key)
 		if err != nil {
 			return nil, err
 		}
-		text, err := publicPEM(key)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, control.Key{Use: k.use, ID: verify.KeyID(key.Public()), Key: text})
+		out = append(out, control.Key{Use: k.use, ID: verify.KeyID(k.key), Key: text})
 	}
 	return append(out, d.journal.keys()...), nil
 }
 
-func publicPEM(key *ecdsa.PrivateKey) (string, error) {
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
+func publicPEM(key crypto.PublicKey) (string, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		return "", err
 	}
