@@ -3,7 +3,7 @@ package policy
 import (
 	"fmt"
 	"go/parser"
-	"go/token"
+	gotoken "go/token"
 	"os"
 	"path/filepath"
 	"strings"
@@ -266,7 +266,7 @@ func TestOneAdapter(t *testing.T) {
 	}
 	found := 0
 	for _, name := range files {
-		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		f, err := parser.ParseFile(gotoken.NewFileSet(), name, nil, parser.ImportsOnly)
 		if err != nil {
 			t.Fatal(err)
 		}
