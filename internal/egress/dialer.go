@@ -2,6 +2,7 @@ package egress
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"syscall"
@@ -105,8 +106,8 @@ func unreachable(cause error) error {
 
 // notSent marks err as one before which no byte of the call left.
 func notSent(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, gate.ErrNotSent) {
+		return err
 	}
 	e := *ostiary.AsError(err)
 	e.Err = &unsent{e.Err}

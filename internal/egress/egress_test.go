@@ -380,3 +380,37 @@ func TestCredentialRotates(t *testing.T) {
 		t.Errorf("accepted %q", h)
 	}
 }
+
+// Q01: a reply that repeats the injected credential does not reach the agent.
+func TestQ01CredentialEchoed(t *testing.T) {
+	token := t.TempDir() + "/token"
+	if err := os.WriteFile(token, []byte("s3cret-canary"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, answer := range map[string]func(w http.ResponseWriter, m mcpwire.Message, echo string){
+		"body": func(w http.ResponseWriter, m mcpwire.Message, echo string) { reply(w, m, `{"text":"`+echo+`"}`) },
+		"error": func(w http.ResponseWriter, m mcpwire.Message, echo string) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(400)
+			w.Write(mcpwire.AppendError(nil, m.ID.Bytes(), -32602, "bad "+echo, nil))
+		},
+		"event": func(w http.ResponseWriter, m mcpwire.Message, echo string) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.Write(mcpwire.AppendEvent(nil, "", mcpwire.AppendResult(nil, m.ID.Bytes(), []byte(`{"text":"`+echo+`"}`))))
+		},
+	} {
+		for header, value := range map[string]string{"Authorization": "s3cret-canary", "X-Api-Key": "k3y-canary"} {
+			rec := newRecorder(t, modern(func(w http.ResponseWriter, r *http.Request, m mcpwire.Message) {
+				answer(w, m, strings.TrimPrefix(r.Header.Get(header), "Bearer "))
+			}))
+			s := local(rec.URL)
+			s.BearerFile = token
+			s.Headers = map[string]ostiary.Secret{"X-Api-Key": ostiary.NewSecret([]byte("k3y-canary"))}
+			e := newEgress(t, Options{Servers: []Server{s}})
+			f, err := result(t, e, toolCall(t, "srv", "x", `{}`))
+			if code, unsent := codeOf(err); code != "credential_echoed" || unsent || strings.Contains(err.Error(), value) {
+				t.Errorf("Q01 %s %s: %s %v", name, header, f.Body.Bytes(), err)
+			}
+		}
+	}
+}

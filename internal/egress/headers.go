@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"bytes"
 	"net/http"
 	"os"
 	"strings"
@@ -113,6 +114,21 @@ func (c *credential) header() (string, error) {
 	}
 	c.mod, c.size, c.auth = info.ModTime(), info.Size(), ostiary.NewSecret([]byte("Bearer "+token))
 	return "Bearer " + token, nil
+}
+
+// minSecret is the length from which a header's value is looked for in
+// replies. Shorter ones are words that appear by chance, and no secrets.
+const minSecret = 8
+
+// in reports whether the token stands in b.
+func (c *credential) in(b []byte) bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	token := bytes.TrimPrefix(c.auth.Reveal(), []byte("Bearer "))
+	c.mu.Unlock()
+	return len(token) >= minSecret && bytes.Contains(b, token)
 }
 
 const (

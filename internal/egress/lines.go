@@ -97,20 +97,19 @@ func (c *pipe) message(m mcpwire.Message) error {
 }
 
 // notification finds the call that a notification is about. Progress says so
-// by our token; anything else belongs to the only open call, or to nobody.
+// by our token, a subscription by our id. Anything else says nothing, and on a
+// pipe that agents share it may be about any of them, so it goes to nobody.
 func (c *pipe) notification(m mcpwire.Message) {
-	var s *lineReply
-	if m.Method == mcpwire.NotifyProgress {
-		id, _ := m.Params.Get("progressToken").Int()
-		c.mu.Lock()
-		if s = c.open[id]; s != nil && (s.d == nil || !s.d.Progress) {
-			s = nil
-		}
-		c.mu.Unlock()
-	} else {
-		s = c.only()
+	progress := m.Method == mcpwire.NotifyProgress
+	about := m.Params.Get(mcpwire.Meta).Get(mcpwire.MetaSubscriptionID)
+	if progress {
+		about = m.Params.Get(mcpwire.MetaProgressToken)
 	}
-	if s == nil {
+	id, _ := about.Int()
+	c.mu.Lock()
+	s := c.open[id]
+	c.mu.Unlock()
+	if s == nil || s.d == nil || progress && !s.d.Progress || !progress && s.d.Action.Method != mcpwire.MethodSubscriptions {
 		c.p.dropped.Add(1)
 		c.p.log.Debug("dropped a notification that belongs to no call", "method", quote([]byte(m.Method)))
 		return
@@ -222,7 +221,7 @@ func (s *lineReply) Next(ctx context.Context) (gate.Frame, error) {
 				s.w.stop()
 				s.c.p.ok()
 			} else {
-				s.w.touch(s.c.p.limits.Idle)
+				s.w.touch(s.c.p.limits.idle(s.d.Action.Method))
 			}
 			return f, nil
 		}

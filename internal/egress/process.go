@@ -205,7 +205,7 @@ func (p *process) delay() {
 // does not waste a start for all others.
 func (p *process) start(caller context.Context) (*pipe, error) {
 	if caller.Err() != nil {
-		return nil, context.Cause(caller)
+		return nil, ostiary.Errorf(ostiary.Upstream, "timeout", "the call ended before the server was ready").Because(context.Cause(caller))
 	}
 	ctx, cancel := context.WithTimeout(p.owner.ctx, p.limits.Start)
 	defer cancel()

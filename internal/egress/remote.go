@@ -36,8 +36,9 @@ type remote struct {
 	url       *url.URL
 	target    string // @target-uri, as the far side will see it
 	transport *http.Transport
-	fixed     http.Header // what every request carries
-	bearer    *credential // nil: none
+	fixed     http.Header      // what every request carries
+	secrets   []ostiary.Secret // values in fixed that no reply may repeat
+	bearer    *credential      // nil: none
 	nextID    atomic.Int64
 
 	era      atomic.Int32
@@ -69,8 +70,14 @@ func newRemote(e *Egress, srv Server, s *shared) (*remote, error) {
 	if bearer != nil && fixed["Authorization"] != nil {
 		return nil, ostiary.Errorf(ostiary.Malformed, "headers", "both bearer_file and an Authorization header are set").At("headers.Authorization")
 	}
+	var secrets []ostiary.Secret
+	for _, v := range srv.Headers {
+		if len(v.Reveal()) >= minSecret {
+			secrets = append(secrets, v)
+		}
+	}
 	return &remote{
-		shared: s, owner: e, name: srv.Name, log: e.log.With("server", srv.Name),
+		shared: s, secrets: secrets, owner: e, name: srv.Name, log: e.log.With("server", srv.Name),
 		url: u, target: u.String(), transport: newTransport(newDialer(allow), tlsFor(srv.TLS)),
 		fixed: fixed, bearer: bearer,
 		probing: make(chan struct{}, 1), sessions: map[ostiary.SessionID]*session{},
@@ -104,16 +111,25 @@ func (r *remote) forward(ctx context.Context, d *gate.Dispatch) (gate.Stream, er
 func (r *remote) open(w *watch, d *gate.Dispatch) (gate.Stream, error) {
 	era, err := r.known(w, d)
 	if err != nil {
-		return nil, notSent(err)
+		return nil, unready(err)
 	}
 	if era == eraModern {
 		return r.call(w, d, nil, r.modernMeta)
 	}
 	s, err := r.session(w, d)
 	if err != nil {
-		return nil, notSent(err)
+		return nil, unready(err)
 	}
 	return r.call(w, d, s, nil)
+}
+
+// unready describes a failure before the call itself: whatever became of the
+// handshake, the call was not sent.
+func unready(err error) error {
+	if e := ostiary.AsError(err); e.Code == "lost" || e.Code == "timeout" {
+		err = ostiary.Errorf(ostiary.Upstream, "unreachable", "the server did not get ready for the call").Because(e)
+	}
+	return notSent(err)
 }
 
 // known returns the era the server speaks, asking it the first time. Asking
@@ -209,7 +225,7 @@ func wireName(a *ostiary.Action) string {
 func (r *remote) refused(w *watch, resp *http.Response, id int64, s *session) (gate.Stream, error) {
 	status := resp.StatusCode
 	m, err := r.one(w, resp, id)
-	if r.wrongEra(m, err, s) {
+	if r.wrongEra(status, m, err, s) {
 		r.era.Store(eraUnknown) // ask again before the next call
 	}
 	if s != nil && (err != nil && status == http.StatusBadRequest || status == http.StatusNotFound) && s.forget() && status == http.StatusNotFound {
@@ -221,6 +237,9 @@ func (r *remote) refused(w *watch, resp *http.Response, id int64, s *session) (g
 	if m.Kind != mcpwire.Error {
 		return nil, ostiary.Errorf(ostiary.Upstream, "status", "the server answered HTTP %d with a result", status)
 	}
+	if err := r.leaks(m); err != nil {
+		return nil, err
+	}
 	w.stop()
 	return &finalReply{frame: gate.Frame{Kind: gate.FrameError, Body: m.Error}}, nil
 }
@@ -228,11 +247,13 @@ func (r *remote) refused(w *watch, resp *http.Response, id int64, s *session) (g
 // wrongEra reports whether a refusal may mean that the server speaks the other
 // era now: a modern one that is not understood, a legacy one answered with an
 // error that only the modern revision has.
-func (r *remote) wrongEra(m mcpwire.Message, err error, s *session) bool {
+func (r *remote) wrongEra(status int, m mcpwire.Message, err error, s *session) bool {
 	code, _ := m.Error.Get("code").Int()
 	switch {
+	case s == nil && err != nil:
+		return status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status == http.StatusNotAcceptable
 	case s == nil:
-		return err != nil || code == mcpwire.CodeUnsupportedVersion
+		return code == mcpwire.CodeUnsupportedVersion
 	case code == mcpwire.CodeHeaderMismatch, code == mcpwire.CodeMissingCapability, code == mcpwire.CodeUnsupportedVersion:
 		return true
 	}
@@ -316,6 +337,9 @@ func (r *remote) post(w *watch, h http.Header, body []byte) (*http.Response, err
 
 // lost says that a request left and nobody knows what became of it.
 func lost(cause error) error {
+	if errors.Is(cause, errSilent) {
+		return ostiary.Errorf(ostiary.Upstream, "timeout", "the server did not answer in time; the call may have happened").Because(cause)
+	}
 	return ostiary.Errorf(ostiary.Upstream, "lost", "the connection to the server failed after the call was sent; it may have happened").Because(cause)
 }
 

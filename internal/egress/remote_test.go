@@ -258,7 +258,7 @@ func TestEra(t *testing.T) {
 		"500":                   {probe: func(w http.ResponseWriter, m mcpwire.Message) { http.Error(w, "oops", 500) }, legacy: true},
 		"garbage":               {probe: func(w http.ResponseWriter, m mcpwire.Message) { io.WriteString(w, "<html>") }, legacy: true},
 		"400 with -32020":       {probe: func(w http.ResponseWriter, m mcpwire.Message) { rpcError(w, 400, string(m.ID.Bytes()), -32020) }, fails: "handshake"},
-		"401":                   {probe: func(w http.ResponseWriter, m mcpwire.Message) { http.Error(w, "who?", 401) }, fails: "upstream_auth"},
+		"401":                   {probe: func(w http.ResponseWriter, m mcpwire.Message) { http.Error(w, "who?", http.StatusUnauthorized) }, fails: "upstream_auth"},
 		"302":                   {probe: func(w http.ResponseWriter, m mcpwire.Message) { w.Header().Set("Location", "/x"); w.WriteHeader(302) }, fails: "redirect"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -550,7 +550,7 @@ func TestSlowServers(t *testing.T) {
 		answer func(http.ResponseWriter, *http.Request, mcpwire.Message)
 		code   string
 	}{
-		"G10 never": {hang, "lost"},
+		"G10 never": {hang, "timeout"},
 		"G10 half a way": {func(w http.ResponseWriter, r *http.Request, m mcpwire.Message) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			io.WriteString(w, "data: x")

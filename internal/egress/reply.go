@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -53,7 +54,7 @@ func (r *remote) reply(w *watch, d *gate.Dispatch, resp *http.Response, id int64
 		return nil, err
 	}
 	p := &remoteReply{r: r, d: d, w: w, session: s, id: id, length: resp.ContentLength}
-	p.body = &meter{ReadCloser: resp.Body, left: r.limits.Stream, w: w, idle: r.limits.Idle}
+	p.body = &meter{ReadCloser: resp.Body, left: r.limits.Stream, w: w, idle: r.limits.idle(d.Action.Method)}
 	p.asked.limit = r.limits.Asked
 	if stream {
 		p.events = mcpwire.NewEventReader(p.body, r.limits.Reply.Bytes)
@@ -132,7 +133,7 @@ func (p *remoteReply) next() (gate.Frame, error) {
 			return gate.Frame{}, ambiguous(err)
 		}
 		if f, ok := onlyFrame(m, p.id); ok {
-			return f, nil
+			return f, p.r.leaks(m)
 		}
 		p.r.drop("not the reply to this call")
 		return gate.Frame{}, badReply("the server answered something else than this call", nil)
@@ -153,7 +154,7 @@ func (p *remoteReply) next() (gate.Frame, error) {
 			return gate.Frame{}, ambiguous(err)
 		}
 		if f, ok := p.frame(m); ok {
-			return f, nil
+			return f, p.r.leaks(m)
 		}
 	}
 }
@@ -302,6 +303,20 @@ func (p *remoteReply) Close() error {
 			}
 		})
 	})
+	return nil
+}
+
+// leaks refuses a message that repeats a credential we sent with the call, as
+// it stands. Other spellings of it are beyond what a search can find.
+func (r *remote) leaks(m mcpwire.Message) error {
+	if r.bearer == nil && len(r.secrets) == 0 {
+		return nil
+	}
+	b := m.Doc.Bytes()
+	found := slices.ContainsFunc(r.secrets, func(s ostiary.Secret) bool { return bytes.Contains(b, s.Reveal()) })
+	if found || r.bearer.in(b) {
+		return ostiary.Errorf(ostiary.Upstream, "credential_echoed", "the server's reply repeats this gateway's credential, so it is withheld")
+	}
 	return nil
 }
 

@@ -1,6 +1,8 @@
 package egress
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,9 +23,17 @@ type stats struct {
 	failing bool
 }
 
-// fail notes a failure. Only the safe sentence is kept.
+// fail notes a failure. Only the safe sentence is kept. What is not the
+// server's fault does not make it look ill.
 func (s *stats) fail(err error, now time.Time) {
 	s.failures.Add(1)
+	switch ostiary.KindOf(err) {
+	case ostiary.Malformed, ostiary.Conflict, ostiary.Exhausted:
+		return
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, errClosing) {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.failing {
