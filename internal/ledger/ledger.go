@@ -141,6 +141,7 @@ type Log struct {
 	log  *slog.Logger
 
 	queue  queue
+	pool   sync.Pool    // of *pending
 	floor  atomic.Int64 // newest recorded time, Unix nanoseconds: no later entry is stamped before it
 	frames frames       // owned by the committer
 	room   room         // spare segments and the reserve
@@ -171,18 +172,18 @@ func (l *Log) Append(ctx context.Context, e *ostiary.Entry) (ostiary.Receipt, er
 		return ostiary.Receipt{}, ostiary.Errorf(ostiary.Malformed, "entry_kind", "only the ledger itself writes entries of kind %s", e.Kind)
 	}
 	for {
-		p := pendings.Get().(*pending)
+		p := l.pending()
 		if err := l.seal(ctx, p, e); err != nil { // step 1
-			p.release()
+			l.release(p)
 			return ostiary.Receipt{}, err
 		}
 		err := l.queue.admit(p) // step 2
 		if err == errMoved {
-			p.release()
+			l.release(p)
 			continue // the month turned since it was sealed
 		}
 		if err != nil {
-			p.release()
+			l.release(p)
 			if ostiary.AsError(err).Code == "ledger_full" {
 				l.Count("", "ledger_full")
 			}
@@ -204,7 +205,7 @@ func (l *Log) await(ctx context.Context, p *pending) (ostiary.Receipt, error) {
 		return ostiary.Receipt{ID: p.id}, ostiary.Errorf(ostiary.Unavailable, "abandoned", "the ledger did not answer in time").Because(ctx.Err())
 	}
 	r, err := p.receipt()
-	p.release()
+	l.release(p)
 	return r, err
 }
 

@@ -43,13 +43,20 @@ type pending struct {
 	err   error
 }
 
-var pendings = sync.Pool{New: func() any { return &pending{done: make(chan struct{}, 1)} }}
+// pending takes one from the pool. The pool is the log's own: a channel that
+// outlives its log is nobody else's.
+func (l *Log) pending() *pending {
+	if p, ok := l.pool.Get().(*pending); ok {
+		return p
+	}
+	return &pending{done: make(chan struct{}, 1)}
+}
 
 // keepBuffer is the largest buffer that goes back to the pool: what usual
 // entries need, so that one large request does not keep its memory.
 const keepBuffer = 64 << 10
 
-func (p *pending) release() {
+func (l *Log) release(p *pending) {
 	if cap(p.sealed) > keepBuffer || cap(p.scratch) > keepBuffer {
 		p.sealed, p.scratch = nil, nil
 	}
@@ -57,7 +64,7 @@ func (p *pending) release() {
 	p.entry = proof.Entry{}
 	p.volume, p.err, p.lane, p.spare = nil, nil, "", false
 	p.state.Store(queued)
-	pendings.Put(p)
+	l.pool.Put(p)
 }
 
 // size is what the entry takes in a frame.

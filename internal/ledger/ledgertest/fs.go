@@ -130,34 +130,48 @@ func (f *FS) step(what string) (Mode, error) {
 	return f.Mode, ErrInjected
 }
 
-// Crash returns the file system after a loss of power. With keep, everything
-// written is there, as after the end of the process only.
-func (f *FS) Crash(seed uint64, keep bool) *FS {
+// Restart returns the file system after the end of the process only: readers
+// see everything written, and the device still lacks what it lacked.
+func (f *FS) Restart() *FS {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := NewFS()
+	n.dirs = maps.Clone(f.dirs)
+	moved := map[*node]*node{}
+	move := func(from map[string]*node) map[string]*node {
+		to := map[string]*node{}
+		for p, x := range from {
+			if moved[x] == nil {
+				moved[x] = &node{data: bytes.Clone(x.data), disk: bytes.Clone(x.disk), dirty: maps.Clone(x.dirty), links: x.links}
+			}
+			to[p] = moved[x]
+		}
+		return to
+	}
+	n.names, n.disk = move(f.names), move(f.disk)
+	return n
+}
+
+// Crash returns the file system after a loss of power.
+func (f *FS) Crash(seed uint64) *FS {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	rng := rand.New(rand.NewPCG(seed, 1))
 	n := NewFS()
 	n.dirs = maps.Clone(f.dirs)
-	names := f.names
-	if !keep {
-		names = maps.Clone(f.disk)
-		for _, dir := range slices.Sorted(maps.Keys(f.dirs)) {
-			if rng.IntN(2) == 0 { // this directory's changes reached the device
-				maps.DeleteFunc(names, func(p string, _ *node) bool { return path.Dir(p) == dir })
-				for p, x := range f.names {
-					if path.Dir(p) == dir {
-						names[p] = x
-					}
+	names := maps.Clone(f.disk)
+	for _, dir := range slices.Sorted(maps.Keys(f.dirs)) {
+		if rng.IntN(2) == 0 { // this directory's changes reached the device
+			maps.DeleteFunc(names, func(p string, _ *node) bool { return path.Dir(p) == dir })
+			for p, x := range f.names {
+				if path.Dir(p) == dir {
+					names[p] = x
 				}
 			}
 		}
 	}
 	for _, p := range slices.Sorted(maps.Keys(names)) {
-		x := names[p]
-		data := bytes.Clone(x.data)
-		if !keep {
-			data = x.afterCrash(rng)
-		}
+		data := names[p].afterCrash(rng)
 		y := &node{data: data, disk: bytes.Clone(data), dirty: map[int64]bool{}, links: 1}
 		n.names[p], n.disk[p] = y, y
 	}
