@@ -357,7 +357,8 @@ func (p *pipe) listen(ctx context.Context) {
 }
 
 // stream relays one stream to its end. It reports whether another may follow:
-// a session can be lost and resumed, a method that does not exist stays so.
+// a session can be lost and resumed; a method that does not exist, or that
+// this agent may not use, stays so.
 func (p *pipe) stream(ctx context.Context) (more bool) {
 	p.mu.Lock()
 	s := p.session
@@ -368,7 +369,8 @@ func (p *pipe) stream(ctx context.Context) (more bool) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return resp.StatusCode != http.StatusMethodNotAllowed
+		// Asking again what policy has refused would only fill the ledger.
+		return resp.StatusCode != http.StatusMethodNotAllowed && resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusUnauthorized
 	}
 	events := mcpwire.NewEventReader(resp.Body, maxMessage)
 	for {

@@ -357,6 +357,25 @@ func TestLegacySession(t *testing.T) {
 	}
 }
 
+// A stream that is refused for good is asked for once.
+func TestRefusedStream(t *testing.T) {
+	for _, status := range []int{http.StatusForbidden, http.StatusMethodNotAllowed} {
+		var asked atomic.Int32
+		w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			rw.WriteHeader(status)
+		})
+		p := &pipe{b: w.open(t), ready: make(chan struct{}, 1), out: io.Discard}
+		p.url = p.b.gateway + "/mcp"
+		p.session = session{id: "s"}
+		p.initialized([]byte("{}"))
+		p.listen(t.Context()) // returns by itself
+		if asked.Load() != 1 {
+			t.Errorf("%d: asked %d times", status, asked.Load())
+		}
+	}
+}
+
 // An unmodified client of the official SDK, through a bridge on stdio and on
 // loopback, to a server of the official SDK behind mutual TLS.
 func TestSDK(t *testing.T) {
