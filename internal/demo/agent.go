@@ -27,6 +27,7 @@ type answer struct {
 	Refused  bool
 	Text     string   // the result's text, or the refusal's words
 	Code     string   // of a refusal
+	Field    string   // of a refusal: what in the call it is about
 	Entry    string   // of a refusal
 	Reasons  []string // of a refusal: "policy: text"
 	Remedies []string // of a refusal
@@ -53,6 +54,7 @@ func (a *agent) call(ctx context.Context, name string, args any) (answer, error)
 	}
 	out := answer{Refused: res.IsError, Text: contentText(res.Content...)}
 	out.Code, _ = res.Meta[nameCode].(string)
+	out.Field, _ = res.Meta[nameField].(string)
 	out.Entry, _ = res.Meta[nameEntry].(string)
 	out.Remedies = texts(res.Meta[nameRemedy])
 	for _, r := range list(res.Meta[nameWhy]) {
@@ -94,7 +96,7 @@ func errorAnswer(message string, data []byte) (answer, error) {
 
 // take reads the members the gateway puts beside an error's words.
 func (a *answer) take(data ostiary.Value) {
-	a.Code, a.Entry = data.Get("code").Text(), data.Get("entry").Text()
+	a.Code, a.Field, a.Entry = data.Get("code").Text(), data.Get("field").Text(), data.Get("entry").Text()
 	for _, r := range data.Get("reasons").Elements() {
 		a.Reasons = append(a.Reasons, r.Get("policy").Text()+": "+r.Get("text").Text())
 	}

@@ -143,7 +143,7 @@ func (p *printer) refused(ctx context.Context, s *Story, a answer) error {
 		p.say("reason", "policy %s", r)
 	}
 	if len(a.Reasons) == 0 {
-		p.say("reason", "%s", a.Code)
+		p.say("reason", "%s", strings.TrimSuffix(a.Code+" at "+a.Field, " at "))
 	}
 	if len(a.Remedies) > 0 {
 		p.say("remedy", "%s would change it", strings.Join(a.Remedies, ", "))
@@ -176,7 +176,7 @@ func (p *printer) diff(text string) {
 			p.say("", "(ostiary tools diff inbox read_message shows all of it)")
 			return
 		}
-		r := []rune(catalog.Show(l))
+		r := []rune(catalog.Show(l[:1] + " " + strings.TrimLeft(l[1:], " ")))
 		if len(r) > width-column {
 			r = append(r[:width-column-1], '…')
 		}

@@ -83,10 +83,15 @@ func Policy() map[string][]byte {
 const policyEveryday = `// What any agent of the demo may do on any day.
 
 @id("connect-and-look")
-@reason("Any agent may connect and see what it is offered.")
+@reason("Any agent may connect, see what it is offered, and be told when that changes.")
 permit (
   principal,
-  action in [Ostiary::Action::"session", Ostiary::Action::"lists"],
+  action in [
+    Ostiary::Action::"session",
+    Ostiary::Action::"lists",
+    Ostiary::Action::"subscribe",
+    Ostiary::Action::"unsubscribe"
+  ],
   resource
 );
 

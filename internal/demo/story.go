@@ -19,6 +19,7 @@ const (
 	maxReply   = 1 << 20                // bytes of one reply to a raw request
 	nameEntry  = "dev.ostiary/entry"    // member of a refusal's _meta: the entry that records it
 	nameCode   = "dev.ostiary/code"     // why, for programs
+	nameField  = "dev.ostiary/field"    // what in the call it is about
 	nameWhy    = "dev.ostiary/reasons"  // the rules that decided
 	nameRemedy = "dev.ostiary/remedies" // what would change the answer
 )

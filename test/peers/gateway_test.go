@@ -24,8 +24,8 @@ func TestGateway(t *testing.T) {
 	for _, p := range all {
 		t.Run(p.name, func(t *testing.T) {
 			g := startGateway(t)
-			t.Run("bearer token", func(t *testing.T) { hold(t, p, g.bearer(t), g.conversation()) })
-			t.Run("bridge", func(t *testing.T) { hold(t, p, g.bridge(t), g.conversation()) })
+			t.Run("bearer token", func(t *testing.T) { hold(t, p, g.bearer(t), g.conversation(p.era)) })
+			t.Run("bridge", func(t *testing.T) { hold(t, p, g.bridge(t), g.conversation(p.era)) })
 			g.checkBooks(t)
 		})
 	}
@@ -35,6 +35,7 @@ func TestGateway(t *testing.T) {
 // are named like the family they serve.
 const (
 	oldBank  = "oldbank"  // HTTP
+	oldLab   = "oldlab"   // HTTP
 	oldInbox = "oldinbox" // stdio
 )
 
@@ -51,16 +52,25 @@ type gateway struct {
 // conversation is the one every peer can hold with the tools directly, by the
 // aggregated names, and what the gateway adds: tools it hides, calls it
 // refuses, and servers that speak an older revision than the client.
-func (g *gateway) conversation() []step {
+func (g *gateway) conversation(era string) []step {
 	name := func(server, tool string) string { return server + "___" + tool }
 	steps := conversation(name)
 	for i, s := range steps {
 		if s.Op == "list" {
 			steps[i].hidden = []string{name(demo.Documents, "write_document"), "get_balance"}
 		}
+		if era == legacy && strings.Contains(s.Name, "ask_") {
+			// A server asks by the means of its own era: what it asks of a client of the other one is refused, and told.
+			steps[i].text, steps[i].isError = "revision 2026-07-28 can", true
+		}
 		if strings.Contains(s.text, `"balance":1284050`) {
 			steps[i].text = `"currency":"EUR"` // several conversations share one book
 		}
+	}
+	if era == legacy {
+		steps = append(steps,
+			step{Op: "call", Name: name(oldLab, "ask_model"), Arguments: map[string]any{"question": "six times seven?"}, text: "The model said: forty-two"},
+			step{Op: "call", Name: name(oldLab, "ask_person"), Arguments: map[string]any{"question": "favourite colour?"}, text: "The person said: blue"})
 	}
 	return append(steps,
 		step{Op: "call", Name: name(demo.Bank, "send_payment"), Arguments: payment(250_000), text: "pay-over-limit", isError: true, entry: true},
@@ -71,7 +81,7 @@ func (g *gateway) conversation() []step {
 	)
 }
 
-// policy is the demo's, and what the peers need beyond it.
+// policyFiles is the demo's policy, and what the peers need beyond it.
 func policyFiles() map[string][]byte {
 	files := demo.Policy()
 	files["peers.cedar"] = []byte(`
@@ -84,8 +94,14 @@ permit (principal, action in [
 @id("lab-asks-back") @reason("The lab may ask the client's model and person.")
 permit (principal, action in Ostiary::Action::"from_server", resource == Ostiary::Server::"lab");
 
-@id("old-servers") @reason("Two tools that only read, of servers of the older revisions.")
-permit (principal, action in [Ostiary::Action::"oldbank___get_balance", Ostiary::Action::"oldinbox___read_message"], resource);
+@id("old-lab-asks-back") @reason("So may the older one.")
+permit (principal, action in Ostiary::Action::"from_server", resource == Ostiary::Server::"oldlab");
+
+@id("old-servers") @reason("What is asked of servers of the older revisions.")
+permit (principal, action in [
+  Ostiary::Action::"oldbank___get_balance", Ostiary::Action::"oldinbox___read_message",
+  Ostiary::Action::"oldlab___ask_model", Ostiary::Action::"oldlab___ask_person"
+], resource);
 `)
 	return files
 }
@@ -122,9 +138,10 @@ servers:
   bank: {url: "http://%s/bank", allow_addresses: [127.0.0.1/32]}
   lab: {url: "http://%s/lab", allow_addresses: [127.0.0.1/32]}
   oldbank: {url: "http://%s/bank", allow_addresses: [127.0.0.1/32]}
+  oldlab: {url: "http://%s/lab", allow_addresses: [127.0.0.1/32]}
   documents: {command: %s}
   oldinbox: {command: %s}
-`, tls, plain, tools, tools, old, stdio(demo.Documents, false), stdio(demo.Inbox, true)))
+`, tls, plain, tools, tools, old, old, stdio(demo.Documents, false), stdio(demo.Inbox, true)))
 	for name, text := range policyFiles() {
 		write(t, filepath.Join(dir, "policy", name), string(text))
 	}
@@ -134,12 +151,12 @@ servers:
 	write(t, keys, g.requestKey(t))
 	for _, c := range []demo.ServerCommand{
 		{HTTP: tools, Family: []string{demo.Bank, demo.Lab}, GatewayKey: keys},
-		{HTTP: old, Family: []string{demo.Bank}, GatewayKey: keys, Legacy: true},
+		{HTTP: old, Family: []string{demo.Bank, demo.Lab}, GatewayKey: keys, Legacy: true},
 	} {
 		_, path := startServer(t, c)
 		g.journals = append(g.journals, path)
 	}
-	for _, server := range []string{demo.Bank, demo.Lab, oldBank, demo.Documents, oldInbox} {
+	for _, server := range []string{demo.Bank, demo.Lab, oldBank, oldLab, demo.Documents, oldInbox} {
 		g.ostiary(t, "tools", "pin", server)
 	}
 	g.ostiary(t, "agent", "add", "agent/peer", "--principal", "person:dana")
