@@ -48,6 +48,26 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
+// A decision costs the same however many policies there are: it looks at as
+// many, and allocates as often.
+func TestFlat(t *testing.T) {
+	cost := func(n int) (evaluated int, allocs float64) {
+		tools, set := many(t, n)
+		s := snapshot(t, set)
+		r := request(t, tools, tools[len(tools)/2].Action(), `{"recipient":"DE00","amount":950,"note":"hello"}`)
+		d := s.Decide(r)
+		if !d.Permit || d.Total < n-1 {
+			t.Fatalf("%+v", d)
+		}
+		return d.Evaluated, testing.AllocsPerRun(100, func() { s.Decide(r) })
+	}
+	few, fewAllocs := cost(11)
+	lots, lotsAllocs := cost(2001)
+	if few != lots || lots != 6 || lotsAllocs > fewAllocs+5 || lotsAllocs > 100 {
+		t.Errorf("11 policies: %d evaluated, %.0f allocations; 2001: %d, %.0f", few, fewAllocs, lots, lotsAllocs)
+	}
+}
+
 // BenchmarkVisible filters a list of 200 tools.
 func BenchmarkVisible(b *testing.B) {
 	for _, n := range []int{403, 10_000} {

@@ -179,6 +179,11 @@ func TestToolProblems(t *testing.T) {
 	if set, _ := Compile(Source{}, []*ostiary.Tool{good, good}); set != nil {
 		t.Error("one action stands for two tools")
 	}
+	twin := *good
+	twin.Name = strings.ToUpper(twin.Name)
+	if set, problems := Compile(Source{}, []*ostiary.Tool{good, &twin}); set == nil || len(problems) != 1 || problems[0].Code != "similar_names" {
+		t.Errorf("H05 names that differ in case: %v", problems)
+	}
 	x := *good
 	x.State = ostiary.ToolQuarantined
 	if set, _ := Compile(Source{}, []*ostiary.Tool{&x}); set == nil || set.world.actions[x.Action()] != nil {

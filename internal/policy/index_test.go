@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/cedar-policy/cedar-go"
+	"github.com/ostiary/ostiary"
 	"pgregory.net/rapid"
 )
 
@@ -157,6 +158,19 @@ func TestOutcomeProperties(t *testing.T) {
 			}
 			if !s.Decide(&again).Permit {
 				t.Fatalf("asked for what could not help: %+v", d)
+			}
+		}
+		// A list never hides what a call would be let through, now or with consent.
+		e := New()
+		if err := e.Activate(s); err != nil {
+			t.Fatal(err)
+		}
+		for _, servers := range []map[string]ostiary.Resource{nil, {"bank": r.Resource}} {
+			if seen := e.VisibleOn(request(t, tools, ActionListTools, ""), tools, servers)[2]; !seen && r.Context.Risk.Score == 0 && (d.Permit || d.Requestable()) {
+				t.Fatalf("hidden, yet %+v", d)
+			}
+			if !e.VisibleOn(r, tools, servers)[2] && (d.Permit || d.Requestable()) {
+				t.Fatalf("hidden, yet %+v", d)
 			}
 		}
 		bare := slices.Clone(list)

@@ -82,6 +82,14 @@ func declare(tools []*ostiary.Tool) ([]toolDecl, []Problem) {
 			bad("tool_twice", "the action %q stands for two tools", a)
 		}
 	}
+	folded := map[string]string{}
+	for i := range out {
+		a := out[i].action()
+		if other, ok := folded[strings.ToLower(a)]; ok {
+			problems = append(problems, Problem{Severity: Warning, Code: "similar_names", Message: fmt.Sprintf("the actions %q and %q differ in case alone; a policy about one says nothing about the other", other, a)})
+		}
+		folded[strings.ToLower(a)] = a
+	}
 	if len(out) > maxTools {
 		bad("too_many_tools", "%d tools are pinned; policy can tell %d apart", len(out), maxTools)
 	}
