@@ -40,6 +40,7 @@ type world struct {
 	tools   []*ostiary.Tool                                            // the catalog
 	refuse  error                                                      // resolve fails with it
 	now     func() time.Time
+	listens chan bool // if not nil, closed when a stream is open
 }
 
 func (w *world) Tools() []*ostiary.Tool {
@@ -118,7 +119,11 @@ func (w *world) gate() *gate.Gate {
 				return nil, err
 			}
 			if q.Target.Respond != nil {
-				return q.Target.Respond(ctx, q)
+				s, err := q.Target.Respond(ctx, q)
+				if q.Action.Name == "subscribe" && w.listens != nil {
+					close(w.listens)
+				}
+				return s, err
 			}
 			w.mu.Lock()
 			w.sent = append(w.sent, q.Action)

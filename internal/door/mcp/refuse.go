@@ -149,13 +149,23 @@ func errorData(e *ostiary.Error, x *visit) (string, []byte) {
 	case "unsupported_version":
 		t.Supported, t.Requested = mcpwire.Versions(), x.requested
 	case "missing_capability":
-		t.Required = map[string]any{strings.TrimPrefix(e.Field, capabilityField): struct{}{}}
+		t.Required = required(strings.TrimPrefix(e.Field, capabilityField))
 	}
 	data, err := json.Marshal(t) // our own data
 	if err != nil {
 		return message, nil
 	}
 	return message, data
+}
+
+// required is a capability such as "elicitation.form" as a client would
+// declare it.
+func required(name string) map[string]any {
+	outer, inner, nested := strings.Cut(name, ".")
+	if nested {
+		return map[string]any{outer: required(inner)}
+	}
+	return map[string]any{outer: struct{}{}}
 }
 
 // refusal is the result of a tools/call that was refused: words for the

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 sampling is deprecated, and served for as long as clients ask for it
+
 package mcp
 
 import (
@@ -263,11 +265,13 @@ func (a *asking) Close() error { return nil }
 func TestSDKListChanged(t *testing.T) {
 	eachEra(t, func(t *testing.T, version string) {
 		w := newWorld(t)
+		t.Parallel()
 		told := make(chan bool, 8)
+		w.listens = make(chan bool)
 		connect(t, w.listen()+"/mcp", version, &sdk.ClientOptions{
 			ToolListChangedHandler: func(context.Context, *sdk.ToolListChangedRequest) { told <- true },
 		})
-		time.Sleep(100 * time.Millisecond) // the stream opens behind Connect
+		<-w.listens // the stream opens behind Connect
 		w.mu.Lock()
 		w.tools = append(slices.Clone(w.tools), def(t, "docs", "tool", `{"name":"new","inputSchema":{"type":"object"}}`))
 		w.mu.Unlock()

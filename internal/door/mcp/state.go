@@ -47,6 +47,11 @@ func (x *visit) inputRequired(ctx context.Context, reply *gate.Reply, body ostia
 		_, err := x.ask(ctx, reply, q.Get("method").Text(), q.Get("params"), func(context.Context) (gate.Stream, error) {
 			return ourResult([]byte(`{}`)) // it goes out with this result; the answer comes with the retry
 		})
+		if e := ostiary.AsError(err); e != nil && e.Code == "capability" {
+			lacking := *e // the protocol has a word of its own for this
+			lacking.Kind, lacking.Code = ostiary.Malformed, "missing_capability"
+			return nil, &lacking
+		}
 		if err != nil {
 			return nil, err
 		}

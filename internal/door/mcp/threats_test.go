@@ -388,6 +388,12 @@ func TestServerAsksTheClient(t *testing.T) {
 			if ok := res.Get("resultType").Is("input_required") && res.Get("requestState").Kind() == ostiary.String; ok != c.ok {
 				t.Errorf("%s", rec.Body)
 			}
+			if strings.Contains(c.name, "undeclared") {
+				e := body(t, rec).Get("error")
+				if code, _ := e.Get("code").Int(); code != -32021 || rec.Code != 400 || e.Get("data").Get("requiredCapabilities").Len() != 1 {
+					t.Errorf("%d %s", rec.Code, rec.Body)
+				}
+			}
 			checkNested(t, w, c.ok)
 		})
 		t.Run("B07 2025 "+c.name, func(t *testing.T) {
