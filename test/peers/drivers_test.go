@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 sampling is deprecated and still served: it must be exercised
+
 package peers
 
 import (

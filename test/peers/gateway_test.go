@@ -281,31 +281,31 @@ func (g *gateway) checkBooks(t *testing.T) {
 	}
 }
 
-var build = func() func(*testing.T) string {
-	var once sync.Once
-	var path string
-	var failure error
-	return func(t *testing.T) string {
-		t.Helper()
-		once.Do(func() {
-			dir, err := os.MkdirTemp("", "ostiary-peers-")
-			if err != nil {
-				failure = err
-				return
-			}
-			path = filepath.Join(dir, "ostiary")
-			cmd := exec.Command("go", "build", "-o", path, "../../cmd/ostiary")
-			cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-			if out, err := cmd.CombinedOutput(); err != nil {
-				failure = fmt.Errorf("building the program: %w\n%s", err, out)
-			}
-		})
-		if failure != nil {
-			t.Fatal(failure)
+// built is the program under test, made once for all of them. TestMain
+// removes it.
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func build(t *testing.T) string {
+	t.Helper()
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "ostiary-peers-"); built.err != nil {
+			return
 		}
-		return path
+		cmd := exec.Command("go", "build", "-o", built.dir, "../../cmd/ostiary")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("building the program: %w\n%s", err, out)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
 	}
-}()
+	return filepath.Join(built.dir, "ostiary")
+}
 
 func freePort(t *testing.T) string {
 	t.Helper()

@@ -29,7 +29,11 @@ func TestMain(m *testing.M) {
 	if text := os.Getenv(serverVariable); text != "" {
 		os.Exit(serve(text))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if built.dir != "" {
+		os.RemoveAll(built.dir)
+	}
+	os.Exit(code)
 }
 
 func serve(text string) int {
