@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -145,10 +147,18 @@ func (p *pipe) unanswered(ctx context.Context, m *mcpwire.Message, err error) {
 	}
 	p.b.log.Warn("no answer from the gateway", "method", m.Method, "error", err)
 	why := "the gateway gave no answer: the request may or may not have been carried out"
-	if ostiary.KindOf(err) == ostiary.Unauthenticated {
-		why = "the gateway does not accept this agent any more: enrol it again"
+	if ostiary.KindOf(err) == ostiary.Unauthenticated || turnedAway(err) {
+		why = "the gateway does not accept this agent any more, and the request was not carried out: enrol the agent again"
 	}
 	p.fail(m.ID.Bytes(), why, mcpwire.CodeInternal)
+}
+
+// turnedAway reports whether the gateway ended the handshake over our
+// certificate, as it does when the agent was revoked. In TLS 1.3 a client
+// learns this only when it waits for the answer.
+func turnedAway(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error" && op.Err != nil && strings.Contains(op.Err.Error(), "certificate")
 }
 
 // relay gives the client the messages of a response: one, or a stream that

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/ostiary/ostiary/internal/identity"
 )
 
 // client is the local end of a bridge on stdio.
@@ -373,6 +375,22 @@ func TestRefusedStream(t *testing.T) {
 		if asked.Load() != 1 {
 			t.Errorf("%d: asked %d times", status, asked.Load())
 		}
+	}
+}
+
+// A client learns that its agent was revoked, and that nothing happened.
+func TestRevokedAgent(t *testing.T) {
+	w := newWorld(t, nothing)
+	b := w.open(t)
+	if _, err := w.Revoke(t.Context(), identity.Revocation{Kind: identity.RevokeAgent, Subject: string(b.Agent())}); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := b.Stdio(t.Context(), "/mcp", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"ping"}`), &out); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "was not carried out: enrol the agent again") {
+		t.Fatal(out.String())
 	}
 }
 

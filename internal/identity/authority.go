@@ -88,6 +88,12 @@ type Options struct {
 	// returned, and nothing at all when it fails.
 	Record func(ctx context.Context, e Event) error
 
+	// Refused counts a connection that was refused for its certificate, or
+	// a request to the identity endpoints that was refused, by the address
+	// it came from: nobody authenticated, so there is no entry of its own.
+	// The codes are a short closed list. nil: it is only logged.
+	Refused func(source, code string)
+
 	Clock       func() time.Time // nil: time.Now
 	Log         *slog.Logger     // nil: discarded
 	SVIDLife    time.Duration    // 0: DefaultSVIDLife; at most MaxSVIDLife
@@ -115,6 +121,7 @@ type Authority struct {
 	registry    Registry
 	mandates    Mandates
 	record      func(ctx context.Context, e Event) error
+	refused     func(source, code string)
 	clock       *clock
 	log         *slog.Logger
 	svidLife    time.Duration
@@ -142,7 +149,7 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 		return nil, err
 	}
 	a := &Authority{
-		domain: o.TrustDomain, issuer: o.Issuer, registry: o.Registry, mandates: o.Mandates, record: o.Record,
+		domain: o.TrustDomain, issuer: o.Issuer, registry: o.Registry, mandates: o.Mandates, record: o.Record, refused: o.Refused,
 		clock: &clock{read: o.Clock}, log: o.Log, svidLife: o.SVIDLife, tokenLife: o.TokenLife,
 		mandateLife: o.MandateLife, lease: o.Lease, grace: o.Grace,
 	}
@@ -195,6 +202,9 @@ func (o *Options) complete() error {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Refused == nil {
+		o.Refused = func(string, string) {}
 	}
 	if o.Issuer == "" {
 		o.Issuer = "https://" + o.TrustDomain + "/ostiary"

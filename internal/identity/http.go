@@ -2,7 +2,6 @@ package identity
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -74,21 +73,21 @@ func (h *endpoints) bundle(w http.ResponseWriter, _ *http.Request) {
 func (h *endpoints) enrol(w http.ResponseWriter, r *http.Request) {
 	in, err := h.stranger(w, r, "token", "csr")
 	if err != nil {
-		h.fail(r.Context(), w, err)
+		h.fail(w, r, err)
 		return
 	}
 	chain, record, err := h.authority.Enrol(r.Context(), in["token"], []byte(in["csr"]))
-	h.answer(r.Context(), w, chain, record, err)
+	h.answer(w, r, chain, record, err)
 }
 
 func (h *endpoints) comeBack(w http.ResponseWriter, r *http.Request) {
 	in, err := h.stranger(w, r, "svid", "csr")
 	if err != nil {
-		h.fail(r.Context(), w, err)
+		h.fail(w, r, err)
 		return
 	}
 	chain, record, err := h.authority.Return(r.Context(), []byte(in["svid"]), []byte(in["csr"]))
-	h.answer(r.Context(), w, chain, record, err)
+	h.answer(w, r, chain, record, err)
 }
 
 // stranger reads the request of somebody whose connection proves nothing.
@@ -111,16 +110,16 @@ func (h *endpoints) renew(w http.ResponseWriter, r *http.Request) {
 	}
 	s, err := h.authority.Authenticate(r.Context(), c)
 	if err != nil {
-		h.fail(r.Context(), w, err)
+		h.fail(w, r, err)
 		return
 	}
 	in, err := readBody(w, r, "csr")
 	if err != nil {
-		h.fail(r.Context(), w, err)
+		h.fail(w, r, err)
 		return
 	}
 	chain, record, err := h.authority.Renew(r.Context(), s, []byte(in["csr"]))
-	h.answer(r.Context(), w, chain, record, err)
+	h.answer(w, r, chain, record, err)
 }
 
 // readBody reads a JSON object with exactly the members named, each a text.
@@ -174,14 +173,14 @@ type issued struct {
 	Bundle  string            `json:"bundle"` // PEM, the trust bundle
 }
 
-func (h *endpoints) answer(ctx context.Context, w http.ResponseWriter, chain [][]byte, record AgentRecord, err error) {
+func (h *endpoints) answer(w http.ResponseWriter, r *http.Request, chain [][]byte, record AgentRecord, err error) {
 	if err != nil {
-		h.fail(ctx, w, err)
+		h.fail(w, r, err)
 		return
 	}
 	leaf, err := x509.ParseCertificate(chain[0])
 	if err != nil {
-		h.fail(ctx, w, err)
+		h.fail(w, r, err)
 		return
 	}
 	out := issued{Agent: record.ID, Mandate: record.Mandate, Expires: leaf.NotAfter, Bundle: string(h.authority.Bundle())}
@@ -215,14 +214,17 @@ var statuses = map[ostiary.Kind]int{
 	ostiary.Corrupt:         http.StatusInternalServerError,
 }
 
-func (h *endpoints) fail(ctx context.Context, w http.ResponseWriter, err error) {
+// fail answers and counts a refusal: there is no entry for somebody who is
+// nobody yet.
+func (h *endpoints) fail(w http.ResponseWriter, r *http.Request, err error) {
 	e := ostiary.AsError(err)
 	level := slog.LevelInfo
 	switch e.Kind {
 	case ostiary.Internal, ostiary.Corrupt, ostiary.Unavailable:
 		level = slog.LevelError
 	}
-	h.authority.log.Log(ctx, level, "an identity request was refused", "error", err)
+	h.authority.refused(host(r.RemoteAddr), "identity:"+e.Code)
+	h.authority.log.Log(r.Context(), level, "an identity request was refused", "error", err)
 	var out failure
 	out.Error.Kind, out.Error.Code, out.Error.Field, out.Error.Detail = e.Kind.String(), e.Code, e.Field, e.Detail
 	write(w, statuses[e.Kind], out)
@@ -237,6 +239,14 @@ func write(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	w.Write(b)
+}
+
+// host returns an address without its port.
+func host(address string) string {
+	if h, _, err := net.SplitHostPort(address); err == nil {
+		return h
+	}
+	return address
 }
 
 // loopback reports whether the connection stays on this machine.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,7 +82,15 @@ func get(t testing.TB, c *http.Client, url string) (int, string) {
 }
 
 func TestMutualTLS(t *testing.T) {
-	b := open(t)
+	var counted atomic.Int32
+	b := open(t, func(o *identity.Options) {
+		o.Refused = func(source, code string) {
+			if source != "127.0.0.1" || code != "tls:certificate" {
+				t.Errorf("counted %q %q", source, code)
+			}
+			counted.Add(1)
+		}
+	})
 	s := b.serve(t)
 	svid, _ := b.holder(t, "planner")
 	c, _ := b.client(t, svid)
@@ -126,6 +135,9 @@ func TestMutualTLS(t *testing.T) {
 		again := &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
 		if status, _ := get(t, again, s.URL+"/who"); status == http.StatusOK {
 			t.Fatal("a new connection")
+		}
+		if counted.Load() == 0 {
+			t.Fatal("the refused connection was not counted")
 		}
 	})
 	t.Run("another authority's SVID gets no connection", func(t *testing.T) {
@@ -209,7 +221,8 @@ func post(t testing.TB, c *http.Client, url, body string, header ...string) (int
 }
 
 func TestEndpoints(t *testing.T) {
-	b := open(t)
+	var counted atomic.Int32
+	b := open(t, func(o *identity.Options) { o.Refused = func(string, string) { counted.Add(1) } })
 	s := b.serve(t)
 	c, _ := b.client(t)
 	if _, text := get(t, c, s.URL+"/v1/bundle"); text != string(b.Bundle()) {
@@ -238,7 +251,11 @@ func TestEndpoints(t *testing.T) {
 		"an unknown join token": {enrol("ostjoin_" + strings.Repeat("A", 43)), nil, 401},
 	} {
 		t.Run(name, func(t *testing.T) {
+			before := counted.Load()
 			status, a := post(t, c, s.URL+"/v1/enrol", x.body, x.header...)
+			if counted.Load() != before+1 {
+				t.Error("it was not counted")
+			}
 			if status != x.status || a.Error.Kind == "" || a.Chain != "" {
 				t.Fatalf("%d %+v", status, a)
 			}

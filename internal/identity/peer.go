@@ -6,6 +6,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"sync"
 	"time"
@@ -146,20 +147,33 @@ func bothUsages(cert *x509.Certificate) bool {
 // passes, and proves nothing by it; one with a certificate that is not a good
 // SVID does not get a connection. It runs on resumption too, which is why it
 // is not VerifyPeerCertificate.
-func (a *Authority) verifyConnection(s tls.ConnectionState) error {
+func (a *Authority) verifyConnection(s tls.ConnectionState, from net.Addr) error {
 	if len(s.PeerCertificates) == 0 {
 		return nil
 	}
-	if len(s.PeerCertificates) > maxPeerChain {
-		return errors.New("the client's certificate chain is too long")
+	why := a.notAdmitted(s.PeerCertificates)
+	if why == nil {
+		return nil
 	}
-	p, err := a.verifyPeer(s.PeerCertificates[0], a.clock.Now())
+	source := ""
+	if from != nil {
+		source = host(from.String())
+	}
+	a.refused(source, "tls:certificate")
+	a.log.Info("a client certificate was refused", "from", source, "error", why)
+	return fmt.Errorf("client certificate: %w", why)
+}
+
+func (a *Authority) notAdmitted(chain []*x509.Certificate) error {
+	if len(chain) > maxPeerChain {
+		return errors.New("the chain is too long")
+	}
+	p, err := a.verifyPeer(chain[0], a.clock.Now())
 	if err != nil {
-		return fmt.Errorf("client certificate: %w", err)
+		return err
 	}
-	d := a.dir.Load()
-	if why := d.revoked(p.agent, p.key, p.serial, p.issued, p.epoch); why != "" {
-		return errors.New("client certificate: " + why)
+	if why := a.dir.Load().revoked(p.agent, p.key, p.serial, p.issued, p.epoch); why != "" {
+		return errors.New(why)
 	}
 	return nil
 }

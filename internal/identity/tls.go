@@ -97,16 +97,23 @@ func (g *gateway) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 // or there is no connection. HTTP/1.1 only, and no session tickets: each
 // connection proves itself anew.
 func (a *Authority) ServerTLS() *tls.Config {
-	return &tls.Config{
+	base := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{"http/1.1"},
 		GetCertificate:         a.gate.certificate,
 		ClientAuth:             tls.VerifyClientCertIfGiven, // the chain; what it says, and revocation, are VerifyConnection's
 		ClientCAs:              a.ca.anchors,
-		VerifyConnection:       a.verifyConnection,
+		VerifyConnection:       func(s tls.ConnectionState) error { return a.verifyConnection(s, nil) },
 		SessionTicketsDisabled: true,
 		Time:                   a.clock.Now,
 	}
+	outer := base.Clone()
+	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c := base.Clone()
+		c.VerifyConnection = func(s tls.ConnectionState) error { return a.verifyConnection(s, hello.Conn.RemoteAddr()) }
+		return c, nil
+	}
+	return outer
 }
 
 func keyDigest(pub crypto.PublicKey) (ostiary.Digest, error) {
