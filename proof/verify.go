@@ -211,9 +211,22 @@ func (v *verifier) find() ([]logDir, error) {
 func (v *verifier) peek(l *logDir) (begun bool, err error) {
 	for _, n := range l.segments {
 		err := v.open(l.dir, n, func(r io.ReaderAt, size int64) error {
-			seg, _, _, err := ReadOpening(r, size, n)
+			var buf []byte
+			f, err := ReadFrame(r, 0, size, &buf)
+			switch {
+			case errors.Is(err, ErrZeros):
+				return ErrSpare
+			case errors.Is(err, ErrNoFrame) || errors.Is(err, ErrDamaged):
+				return &Fault{}
+			case err != nil:
+				return err
+			}
+			seg, ok := parseSegment(f.Body)
+			if !ok || f.Type != FrameSegment {
+				return &Fault{}
+			}
 			l.origin, l.key = seg.Origin, seg.Key
-			return err
+			return nil
 		})
 		if err == nil {
 			return true, nil
