@@ -249,19 +249,24 @@ func RequestKey(data string) ([]byte, error) {
 func (d *Daemon) openGate(context.Context) error {
 	sessions := provenance.NewSessions(d.store, d.clock)
 	d.engine = policy.New()
-	resources := map[string]ostiary.Resource{}
-	for name, s := range d.cfg.Servers {
-		resources[name] = ostiary.Resource{Server: name, Zone: s.Zone, Trusted: s.Trusted}
-	}
 	d.gate = gate.New(gate.Options{
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
 		Tainter: tainter{sessions}, Clock: d.clock, Logger: d.log,
 		Facts: &gate.Resolver{
 			Tools: d.book, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{sessions}, Containments: noContainments{},
-			Servers: resources, Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
+			Servers: d.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
 		},
 	})
 	return nil
+}
+
+// resources describes the configured servers as policy knows them.
+func (d *Daemon) resources() map[string]ostiary.Resource {
+	all := map[string]ostiary.Resource{}
+	for name, s := range d.cfg.Servers {
+		all[name] = ostiary.Resource{Server: name, Zone: s.Zone, Trusted: s.Trusted}
+	}
+	return all
 }
 
 // endpoint is the URL of the aggregated MCP endpoint as agents reach it.
@@ -373,7 +378,7 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 		return err
 	}
 	o := mcp.Options{
-		Gate: d.gate, Identity: d.authority, Catalog: d.book, Visible: d.engine, PublicURL: d.publicURL(),
+		Gate: d.gate, Identity: d.authority, Catalog: d.book, Visible: visibility{d.engine, d.resources()}, PublicURL: d.publicURL(),
 		Origins: d.cfg.Listen.Origins, Sealer: sealer, Clock: d.clock, Logger: d.log,
 	}
 	for _, l := range []net.Listener{d.agents, d.loopback} {

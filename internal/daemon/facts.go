@@ -45,6 +45,17 @@ func (r registry) self(s *ostiary.Subject) (gate.AgentFacts, error) {
 	}, nil
 }
 
+// visibility filters lists: an aggregated list holds tools of several servers,
+// each in its own zone.
+type visibility struct {
+	engine    *policy.Engine
+	resources map[string]ostiary.Resource
+}
+
+func (v visibility) Visible(r *ostiary.Request, tools []*ostiary.Tool) []bool {
+	return v.engine.VisibleOn(r, tools, v.resources)
+}
+
 // sessionFacts adapts the sessions to the gate's words.
 type sessionFacts struct{ sessions *provenance.Sessions }
 
