@@ -68,14 +68,16 @@ func (l *Log) anchor(ctx context.Context, v *volume) error {
 		}
 		return err
 	}
-	v.anchored.Store(h.Size)
-	if l.opt.Parent == nil {
-		return nil
+	if l.opt.Parent != nil {
+		var e ownEntry
+		e.Kind = ostiary.KindAnchor
+		e.Facts = []proof.Fact{{Name: v.origin, Value: strconv.FormatUint(h.Size, 10) + " " + h.Root.String()}}
+		if err := l.opt.Parent.submit(ctx, e); err != nil {
+			return err
+		}
 	}
-	var e ownEntry
-	e.Kind = ostiary.KindAnchor
-	e.Facts = []proof.Fact{{Name: v.origin, Value: strconv.FormatUint(h.Size, 10) + " " + h.Root.String()}}
-	return l.opt.Parent.submit(ctx, e)
+	v.anchored.Store(h.Size)
+	return nil
 }
 
 // tellParent records in the deployment log that this log exists.
