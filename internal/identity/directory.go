@@ -159,6 +159,27 @@ func (a *Authority) Agent(id ostiary.AgentID) (AgentRecord, bool) {
 	return AgentRecord{}, false
 }
 
+// State says in one word whether an agent may act: "enrolled", "revoked",
+// "disabled" or "ended" (its mandate is over); "" if it is not known. It is
+// for people; requests are judged by [Authority.Authenticate].
+func (a *Authority) State(id ostiary.AgentID) string {
+	d := a.dir.Load()
+	g, ok := d.agents[id]
+	if !ok {
+		return ""
+	}
+	if e, ok := d.ended[id]; ok && !g.Enrolled.After(e.at) {
+		return "revoked"
+	}
+	if g.Disabled {
+		return "disabled"
+	}
+	if _, err := d.stands(a.clock.Now(), id, ""); err != nil {
+		return "ended"
+	}
+	return "enrolled"
+}
+
 // Agents returns every agent as of the last Refresh, sorted by name.
 func (a *Authority) Agents() []AgentRecord {
 	d := a.dir.Load()

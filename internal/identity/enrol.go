@@ -153,6 +153,9 @@ func (a *Authority) Enrol(ctx context.Context, joinSecret string, csrDER []byte)
 	}
 	now := a.clock.Now()
 	record, err := a.registry.RedeemJoinToken(ctx, ostiary.DigestOf(secret[:]), now, func(t JoinToken) (AgentRecord, MandateRecord, error) {
+		if e, ok := a.dir.Load().ended[t.Agent]; ok && !t.Created.After(e.at) {
+			return AgentRecord{}, MandateRecord{}, errJoinRevoked
+		}
 		return a.welcome(t, now)
 	})
 	if err != nil {
@@ -190,10 +193,18 @@ func newMandateID() ostiary.MandateID {
 	return ostiary.MandateID("m-" + hex.EncodeToString(b[:]))
 }
 
+// errJoinRevoked refuses a join token made before its agent was revoked: a
+// revocation ends everything the agent had until then, and whoever holds an
+// unused token must not come back with it.
+var errJoinRevoked = ostiary.Errorf(ostiary.Unauthenticated, "join_token_revoked", "the agent was revoked after this join token was made: ask for a new one")
+
 // joinRefusal words the registry's refusals for someone who holds, or guesses
 // at, a join token. That a token was spent is told: its rightful holder must
 // learn that somebody else came first, and nobody can guess one.
 func joinRefusal(err error) error {
+	if errors.Is(err, errJoinRevoked) {
+		return errJoinRevoked
+	}
 	switch ostiary.KindOf(err) {
 	case ostiary.NotFound:
 		return ostiary.Errorf(ostiary.Unauthenticated, "join_token", "the join token was not accepted").Because(err)

@@ -382,6 +382,35 @@ func TestRevocation(t *testing.T) {
 		_, err := b.Authenticate(ctx, svid(cert))
 		refusedAs(t, err, ostiary.Unauthenticated)
 	})
+	t.Run("a join token made before", func(t *testing.T) {
+		b := open(t)
+		cert := b.enrol(t, "planner")
+		kept := b.join(t, "planner")
+		b.pass(time.Second)
+		if got := b.State("spiffe://test.example/agent/planner"); got != "enrolled" {
+			t.Errorf("before: %s", got)
+		}
+		if _, err := b.Revoke(ctx, identity.Revocation{Kind: identity.RevokeAgent, Subject: "spiffe://test.example/agent/planner"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.State("spiffe://test.example/agent/planner"); got != "revoked" {
+			t.Errorf("after: %s", got)
+		}
+		_, _, err := b.Enrol(ctx, kept, csr(t, newKey(t), nil))
+		refusedAs(t, err, ostiary.Unauthenticated)
+		_, err = b.Authenticate(ctx, svid(cert))
+		refusedAs(t, err, ostiary.Unauthenticated)
+		b.pass(time.Second)
+		if _, err := b.Authenticate(ctx, svid(b.enrol(t, "planner"))); err != nil {
+			t.Errorf("one made after is good: %v", err)
+		}
+		if got := b.State("spiffe://test.example/agent/planner"); got != "enrolled" {
+			t.Errorf("again: %s", got)
+		}
+		if got := b.State("spiffe://test.example/agent/nobody"); got != "" {
+			t.Errorf("nobody: %s", got)
+		}
+	})
 	t.Run("L02 an older registry is refused", func(t *testing.T) {
 		b := open(t)
 		cert := b.enrol(t, "planner")
