@@ -127,19 +127,59 @@ type recorded struct {
 	Epoch     uint64            `json:"epoch"`
 	Zone      string            `json:"zone,omitempty"`
 	Roles     []string          `json:"roles,omitempty"`
-	Resource  *ostiary.Resource `json:"resource,omitempty"`
+	Resource  *resourceFact     `json:"resource,omitempty"`
 	Posture   string            `json:"posture,omitempty"`
-	Risk      *ostiary.Risk     `json:"risk,omitempty"`
+	Risk      *riskFact         `json:"risk,omitempty"`
 	Contained string            `json:"containment,omitempty"`
 	Taint     []string          `json:"taint,omitempty"`
 	Satisfied []string          `json:"satisfied,omitempty"`
-	Remedies  []ostiary.Remedy  `json:"remedies,omitempty"`
+	Remedies  []remedyFact      `json:"remedies,omitempty"`
 	Evaluated int               `json:"policies_evaluated"`
 	Total     int               `json:"policies_total"`
 	Rewritten bool              `json:"rewritten,omitempty"`
 	Digest    string            `json:"action_digest"`
-	Findings  []ostiary.Finding `json:"findings,omitempty"`
+	Findings  []findingFact     `json:"findings,omitempty"`
 }
+
+// The recorded forms of the vocabulary, whose own types promise no JSON.
+type (
+	resourceFact struct {
+		Server  string `json:"server"`
+		Zone    string `json:"zone"`
+		Trusted bool   `json:"trusted"`
+	}
+	riskFact struct {
+		Score int64  `json:"score"`
+		Level string `json:"level"`
+	}
+	reasonFact struct {
+		Policy string `json:"policy"`
+		Text   string `json:"text,omitempty"`
+		Where  string `json:"where,omitempty"`
+	}
+	remedyFact struct {
+		Fact   string `json:"fact"`
+		Policy string `json:"policy"`
+	}
+	findingFact struct {
+		Inspector  string `json:"inspector,omitempty"`
+		Kind       string `json:"kind"`
+		Field      string `json:"field,omitempty"`
+		Confidence int    `json:"confidence"`
+	}
+)
+
+// factsOf turns a list into its recorded form; the types differ in tags alone.
+func factsOf[F, V any](list []V, form func(V) F) (out []F) {
+	for _, v := range list {
+		out = append(out, form(v))
+	}
+	return out
+}
+
+func remedyOf(r ostiary.Remedy) remedyFact    { return remedyFact(r) }
+func reasonOf(r ostiary.Reason) reasonFact    { return reasonFact(r) }
+func findingOf(f ostiary.Finding) findingFact { return findingFact(f) }
 
 func (x *exchange) inputs() []byte {
 	a := &x.call.Action
@@ -150,11 +190,12 @@ func (x *exchange) inputs() []byte {
 	if r := x.request; r != nil {
 		a = &r.Action
 		c := &r.Context
-		in.Zone, in.Roles, in.Resource, in.Posture = c.Zone, c.Roles, &r.Resource, c.Posture.Method
-		in.Risk, in.Contained, in.Taint, in.Satisfied, in.Findings = &c.Risk, c.Containment.String(), c.Taint, c.Satisfied, c.Findings
+		resource, risk := resourceFact(r.Resource), riskFact(c.Risk)
+		in.Zone, in.Roles, in.Resource, in.Posture = c.Zone, c.Roles, &resource, c.Posture.Method
+		in.Risk, in.Contained, in.Taint, in.Satisfied, in.Findings = &risk, c.Containment.String(), c.Taint, c.Satisfied, factsOf(c.Findings, findingOf)
 	}
 	in.Method, in.Tool, in.URI, in.Rewritten, in.Digest = a.Method, a.Tool, a.URI, a.Rewritten, a.Digest().String()
-	in.Remedies, in.Evaluated, in.Total = x.decision.Remedies, x.decision.Evaluated, x.decision.Total
+	in.Remedies, in.Evaluated, in.Total = factsOf(x.decision.Remedies, remedyOf), x.decision.Evaluated, x.decision.Total
 	b, err := json.Marshal(&in)
 	if err != nil { // no field can fail to marshal
 		panic(err)
@@ -168,19 +209,19 @@ func (x *exchange) detail(cause error) []byte {
 		return nil
 	}
 	var out struct {
-		Kind     string            `json:"kind,omitempty"`
-		Code     string            `json:"code,omitempty"`
-		Field    string            `json:"field,omitempty"`
-		Text     string            `json:"text,omitempty"`
-		Reasons  []ostiary.Reason  `json:"reasons,omitempty"`
-		Remedies []ostiary.Remedy  `json:"remedies,omitempty"`
-		Findings []ostiary.Finding `json:"findings,omitempty"`
+		Kind     string        `json:"kind,omitempty"`
+		Code     string        `json:"code,omitempty"`
+		Field    string        `json:"field,omitempty"`
+		Text     string        `json:"text,omitempty"`
+		Reasons  []reasonFact  `json:"reasons,omitempty"`
+		Remedies []remedyFact  `json:"remedies,omitempty"`
+		Findings []findingFact `json:"findings,omitempty"`
 	}
 	if cause != nil {
 		e := ostiary.AsError(cause)
-		out.Kind, out.Code, out.Field, out.Text, out.Reasons, out.Remedies = e.Kind.String(), e.Code, e.Field, e.Detail, e.Reasons, e.Remedies
+		out.Kind, out.Code, out.Field, out.Text, out.Reasons, out.Remedies = e.Kind.String(), e.Code, e.Field, e.Detail, factsOf(e.Reasons, reasonOf), factsOf(e.Remedies, remedyOf)
 	}
-	out.Findings = x.findings
+	out.Findings = factsOf(x.findings, findingOf)
 	b, err := json.Marshal(&out)
 	if err != nil {
 		panic(err)
