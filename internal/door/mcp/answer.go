@@ -15,6 +15,8 @@ const (
 	// writeTimeout bounds one write to a client: who does not read for this
 	// long has left.
 	writeTimeout = 30 * time.Second
+	// writePiece is what such a write sends at most.
+	writePiece = 256 << 10
 	// keepalive is how often a quiet event stream gets a comment line, so
 	// that proxies keep it and a client that left is noticed.
 	keepalive = 15 * time.Second
@@ -108,12 +110,19 @@ func (a *answer) event(message []byte) error {
 
 // put writes and flushes. The caller holds mu.
 func (a *answer) put(b []byte) {
-	if a.err != nil {
-		return
-	}
-	a.deadline()
-	if _, a.err = a.w.Write(b); a.err == nil {
+	if a.write(b); a.err == nil {
 		a.err = a.rc.Flush()
+	}
+}
+
+// write sends b in pieces, each with its own deadline: a slow client that
+// goes on reading gets a long answer. The caller holds mu.
+func (a *answer) write(b []byte) {
+	for len(b) > 0 && a.err == nil {
+		piece := b[:min(len(b), writePiece)]
+		a.deadline()
+		_, a.err = a.w.Write(piece)
+		b = b[len(piece):]
 	}
 }
 
@@ -136,7 +145,7 @@ func (a *answer) message(status int, m []byte) {
 	h.Set("Content-Length", strconv.Itoa(len(m)))
 	a.deadline()
 	a.w.WriteHeader(status)
-	_, a.err = a.w.Write(m)
+	a.write(m)
 }
 
 // empty sends a status without a body.

@@ -22,6 +22,8 @@ const (
 	// maxListening bounds open streams of this kind; each costs a goroutine
 	// and an open exchange in the gate.
 	maxListening = 20000
+	// maxListeningPerAgent leaves room for the others.
+	maxListeningPerAgent = maxListening / 2
 )
 
 // kinds of lists a client can listen to, in the order they are told.
@@ -100,6 +102,7 @@ type listening struct {
 	subscription []byte // the id of subscriptions/listen, nil for GET
 	want         listKinds
 	creds        ostiary.Credentials
+	agent        ostiary.AgentID // whose place it takes
 	ended        <-chan struct{} // of the session; nil if there is none
 
 	acknowledge bool
@@ -111,8 +114,9 @@ type listening struct {
 }
 
 // open is the responder: it takes one of the places there are.
-func (l *listening) open(context.Context, *gate.Dispatch) (gate.Stream, error) {
-	if !l.door.watch.enter() {
+func (l *listening) open(_ context.Context, q *gate.Dispatch) (gate.Stream, error) {
+	l.agent = q.Request.Subject.Agent
+	if !l.door.watch.enter(l.agent) {
 		return nil, ostiary.Errorf(ostiary.Exhausted, "listening", "too many streams are open; try again later").Because(gate.ErrNotSent)
 	}
 	l.seen = l.door.watch.now()
@@ -134,7 +138,7 @@ func (l *listening) Next(ctx context.Context) (gate.Frame, error) {
 		case <-t.C:
 			// Who was revoked or whose credential ended hears nothing more.
 			if _, err := l.door.identity.Authenticate(ctx, l.creds); err != nil {
-				return gate.Frame{}, err
+				return l.end()
 			}
 			l.look()
 		case <-l.ended:
@@ -217,7 +221,7 @@ func (l *listening) Answer(context.Context, string, gate.FrameKind, []byte) erro
 
 // Close gives the place back.
 func (l *listening) Close() error {
-	l.once.Do(l.door.watch.leave)
+	l.once.Do(func() { l.door.watch.leave(l.agent) })
 	return nil
 }
 
@@ -232,26 +236,33 @@ type watch struct {
 
 	mu      sync.Mutex // guards all below
 	open    int
+	agents  map[ostiary.AgentID]int // how many of them are whose
 	last    lists
 	checked time.Time
 }
 
-func newWatch(c Catalog, clock func() time.Time) *watch { return &watch{catalog: c, clock: clock} }
+func newWatch(c Catalog, clock func() time.Time) *watch {
+	return &watch{catalog: c, clock: clock, agents: map[ostiary.AgentID]int{}}
+}
 
-func (w *watch) enter() bool {
+func (w *watch) enter(a ostiary.AgentID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.open >= maxListening {
+	if w.open >= maxListening || w.agents[a] >= maxListeningPerAgent {
 		return false
 	}
 	w.open++
+	w.agents[a]++
 	return true
 }
 
-func (w *watch) leave() {
+func (w *watch) leave(a ostiary.AgentID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.open--
+	if w.agents[a]--; w.agents[a] == 0 {
+		delete(w.agents, a)
+	}
 }
 
 func (w *watch) now() lists {

@@ -72,7 +72,7 @@ func TestListening(t *testing.T) {
 				if last := w.entries[len(w.entries)-1]; last.Kind != ostiary.KindOutcome || last.Disposition != ostiary.Delivered {
 					t.Errorf("settled as %+v", last)
 				}
-				if w.door.watch.open != 0 {
+				if w.door.watch.open != 0 || len(w.door.watch.agents) != 0 {
 					t.Error("its place was not given back")
 				}
 			})
@@ -91,6 +91,9 @@ func TestListening(t *testing.T) {
 				<-done
 				if d := time.Since(start); d > listenPoll {
 					t.Errorf("it lived %s on: %s", d, rec.Body)
+				}
+				if last := w.entries[len(w.entries)-1]; last.Disposition != ostiary.Delivered {
+					t.Errorf("settled as %+v", last)
 				}
 			})
 		})
@@ -191,4 +194,23 @@ func TestSpent(t *testing.T) {
 			t.Error(err, len(s.until))
 		}
 	})
+}
+
+func TestListeningLeavesRoom(t *testing.T) {
+	w := newWatch(newWorld(t), time.Now)
+	n := 0
+	for w.enter("a") {
+		n++
+	}
+	if n != maxListeningPerAgent || !w.enter("b") {
+		t.Errorf("one agent holds %d places", n)
+	}
+	for w.enter("b") {
+	}
+	if w.enter("c") || w.open != maxListening {
+		t.Errorf("%d streams are open", w.open)
+	}
+	if w.leave("a"); !w.enter("c") {
+		t.Error("a place was not given back")
+	}
 }

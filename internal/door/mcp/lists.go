@@ -120,12 +120,8 @@ const uriPrefix = "ostiary://"
 
 // uniqueURI returns the one configured server that has pinned the URI.
 func (d *Door) uniqueURI(kind, uri string) (server string, ok bool) {
-	key := "uri"
-	if kind == "template" {
-		key = "uriTemplate"
-	}
 	for _, t := range d.catalog.Tools() {
-		if t.Kind != kind || !d.offered("", t) || !t.Definition.Get(key).Is(uri) {
+		if t.Name != uri || t.Kind != kind || !d.offered("", t) { // resources and templates are named by their address
 			continue
 		}
 		if ok {

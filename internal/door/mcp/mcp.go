@@ -134,6 +134,9 @@ type Door struct {
 	clock    func() time.Time
 	log      *slog.Logger
 
+	routes  []route           // the tables, made once
+	methods map[string]method // by the protocol's name
+
 	sessions *sessions
 	watch    *watch
 	close    sync.Once
@@ -155,6 +158,7 @@ func New(o Options) (*Door, error) {
 		servers: map[string]Server{}, audience: o.PublicURL,
 		hosts: map[string]bool{strings.ToLower(u.Host): true}, origins: map[string]bool{},
 		sealer: o.Sealer, replays: o.Replays, clock: o.Clock, log: o.Logger,
+		routes: routes(), methods: methods(),
 		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock),
 		closed: make(chan struct{}),
 	}

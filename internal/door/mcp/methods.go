@@ -82,7 +82,7 @@ func methods() map[string]method {
 
 // dispatch finds the method and checks what all methods have in common.
 func (d *Door) dispatch(x *visit) {
-	m, known := methods()[x.msg.Method]
+	m, known := d.methods[x.msg.Method]
 	if e := d.common(x, m, known); e != nil {
 		x.fault(e)
 		return

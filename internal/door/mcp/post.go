@@ -24,11 +24,11 @@ func (d *Door) post(x *visit) {
 		return
 	}
 	msg, perr := mcpwire.Parse(body, strictjson.Request)
+	x.msg = msg // of a broken envelope, the id if it could be told
 	if perr != nil {
 		x.fault(ostiary.AsError(perr))
 		return
 	}
-	x.msg = msg
 	if e := d.settleRevision(x); e != nil {
 		x.fault(e)
 		return

@@ -70,7 +70,8 @@ func (d *Door) find(method, path string, x *visit) (*route, *ostiary.Error) {
 		return nil, ostiary.Errorf(ostiary.NotFound, "no_such_path", "nothing is served here").At("path")
 	}
 	var allow []string
-	for _, rt := range routes() {
+	for i := range d.routes {
+		rt := &d.routes[i]
 		if rt.perServer != perServer {
 			continue
 		}
@@ -79,7 +80,7 @@ func (d *Door) find(method, path string, x *visit) (*route, *ostiary.Error) {
 			if !perServer {
 				x.server = ""
 			}
-			return &rt, nil
+			return rt, nil
 		}
 		allow = append(allow, rt.method)
 	}

@@ -21,7 +21,7 @@ const (
 	maxSessions = 10000
 	// maxSessionsPerAgent keeps one agent from crowding out the others; its
 	// oldest session makes room.
-	maxSessionsPerAgent = 64
+	maxSessionsPerAgent = 256
 	// sessionIdle ends a session nobody uses.
 	sessionIdle = time.Hour
 	// maxPending bounds requests a client has not answered.

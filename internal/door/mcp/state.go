@@ -33,7 +33,7 @@ func (x *visit) inputRequired(ctx context.Context, reply *gate.Reply, body ostia
 	if x.legacy() {
 		return nil, ostiary.Errorf(ostiary.Upstream, "cross_era", "the server needs input that a client of this revision cannot be asked for inside a call; revision 2026-07-28 can")
 	}
-	if !methods()[x.msg.Method].inputs {
+	if !x.door.methods[x.msg.Method].inputs {
 		return nil, ostiary.Errorf(ostiary.Upstream, "input_misplaced", "the server asked for input where it may not")
 	}
 	inputs, state := body.Get("inputRequests"), body.Get("requestState")

@@ -137,6 +137,10 @@ func (x *visit) fail(ctx context.Context, err error) {
 		return // nobody asked anything on this stream that could be answered
 	}
 	e := ostiary.AsError(err)
+	if m := x.door.methods[x.msg.Method]; e.Kind == ostiary.NotFound && e.Field == "" && m.mirrored != "" {
+		absent := *e // the gate finds what is not there where the client named it
+		e = absent.At("/params/" + m.mirrored)
+	}
 	if e.Kind == ostiary.Internal {
 		x.door.log.Error("call failed", "method", bounded(x.msg.Method), "error", e)
 	}
