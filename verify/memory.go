@@ -26,6 +26,9 @@ func (m *memory) use(keyID, value string, end, now int64) *Error {
 		m.seen, m.byEnd = map[nonce]struct{}{}, map[int64][]nonce{}
 	}
 	m.forget(now)
+	if end <= m.cleaned { // the clock was ahead once, and its nonce may be forgotten
+		return refuse("expires", "the signature ends before what is remembered here begins")
+	}
 	n := nonce{keyID, value}
 	if _, used := m.seen[n]; used {
 		return refuse("nonce", "this request was received before")
@@ -39,7 +42,7 @@ func (m *memory) use(keyID, value string, end, now int64) *Error {
 }
 
 // forget drops what has ended. Windows are short, so there are few seconds.
-// A clock that stepped back forgets nothing.
+// A clock that steps back forgets nothing more.
 func (m *memory) forget(now int64) {
 	if now <= m.cleaned {
 		return

@@ -67,6 +67,13 @@ func (v *Verifier) parse(r *http.Request) (*signature, *Error) {
 	if err := s.parameters(list.Params); err != nil {
 		return nil, err
 	}
+	key, ok := v.keys[s.keyID]
+	if !ok {
+		return nil, refuse("keyid", "the key is not one of the configured ones")
+	}
+	if s.alg != algorithm(key) {
+		return nil, refuse("alg", "it is not the algorithm of the key")
+	}
 	text, marshalErr := httpsfv.Marshal(httpsfv.List{list})
 	if marshalErr != nil {
 		return nil, refuse("Signature-Input", "it cannot be written again")
@@ -196,13 +203,6 @@ func (v *Verifier) fresh(s *signature) *Error {
 
 // check proves the signature over the body and uses up its nonce.
 func (v *Verifier) check(r *http.Request, s *signature, body []byte) (Cleared, *Error) {
-	key, ok := v.keys[s.keyID]
-	if !ok {
-		return Cleared{}, refuse("keyid", "the key is not one of the configured ones")
-	}
-	if s.alg != algorithm(key) {
-		return Cleared{}, refuse("alg", "it is not the algorithm of the key")
-	}
 	if err := digestMatches(r.Header, body); err != nil {
 		return Cleared{}, err
 	}
@@ -210,7 +210,7 @@ func (v *Verifier) check(r *http.Request, s *signature, body []byte) (Cleared, *
 	if err != nil {
 		return Cleared{}, err
 	}
-	if !valid(key, []byte(base), s.value) {
+	if !valid(v.keys[s.keyID], []byte(base), s.value) {
 		return Cleared{}, refuse("Signature", "the signature is wrong")
 	}
 	// Only now is the nonce the signer's; anybody else's would fill the memory.

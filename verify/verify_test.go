@@ -311,6 +311,22 @@ func TestWindowAndMemory(t *testing.T) {
 	if len(v.seen.seen) != 1 || len(v.seen.byEnd) != 1 {
 		t.Errorf("remembers %d nonces in %d seconds, want 1", len(v.seen.seen), len(v.seen.byEnd))
 	}
+	// A clock that runs ahead and comes back revives nothing either.
+	ahead := plain("ec", "ecdsa-p256-sha256")
+	ahead.created = now.Unix()
+	if err := send(ahead); err != nil {
+		t.Fatal(err)
+	}
+	now = epoch.Add(time.Hour)
+	fresh := plain("ec", "ecdsa-p256-sha256")
+	fresh.created = now.Unix()
+	if err := send(fresh); err != nil {
+		t.Fatal(err)
+	}
+	now = epoch.Add(66 * time.Second)
+	if err := send(ahead); err == nil || err.(*Error).Field != "expires" {
+		t.Errorf("L05 a clock that came back let a replay in: %v", err)
+	}
 	// Stepping the clock back revives nothing.
 	now = epoch
 	if err := send(next); err == nil {

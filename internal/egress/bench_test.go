@@ -2,8 +2,7 @@ package egress
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto/ed25519"
 	"crypto/rand"
 	"io"
 	"log/slog"
@@ -40,7 +39,7 @@ func answerAll(w http.ResponseWriter, r *http.Request) {
 func BenchmarkForward(b *testing.B) {
 	srv := httptest.NewServer(http.HandlerFunc(answerAll))
 	defer srv.Close()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	_, key, err := ed25519.GenerateKey(rand.Reader) // what the gateway uses: it signs faster than P-256
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -35,7 +36,24 @@ func TestMain(m *testing.M) {
 		child(kind)
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if left := leftBehind(); left != "" && code == 0 {
+		os.Stderr.WriteString("a goroutine outlived its Egress:\n" + left)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leftBehind returns the stack of a goroutine of this package that is still
+// there after every Egress was closed.
+func leftBehind() string {
+	buf := make([]byte, 1<<20)
+	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if strings.Contains(g, "internal/egress.(*") {
+			return g
+		}
+	}
+	return ""
 }
 
 // arg scans a text as an argument value.

@@ -359,6 +359,9 @@ func (c *pipe) read() {
 	cause := c.lines()
 	c.mu.Lock()
 	c.ending = cause
+	if !errors.Is(cause, errDied) {
+		c.p.log.Error("the server's process is given up", "pid", c.pid, "cause", cause)
+	}
 	open := c.open
 	c.open = nil
 	c.mu.Unlock()

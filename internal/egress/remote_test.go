@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"compress/gzip"
 	"context"
+	"crypto"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +26,7 @@ import (
 	"github.com/ostiary/ostiary/internal/gate/gatetest"
 	"github.com/ostiary/ostiary/internal/mcpwire"
 	"github.com/ostiary/ostiary/internal/strictjson"
+	"github.com/ostiary/ostiary/verify"
 )
 
 // codeOf returns the code of an error, and whether nothing was sent.
@@ -502,6 +505,49 @@ func TestD18NoResend(t *testing.T) {
 	s.Headers = map[string]ostiary.Secret{"Idempotency-Key": ostiary.NewSecret([]byte("k"))}
 	if _, err := New(Options{Servers: []Server{s}}); err == nil {
 		t.Error("D18: the operator may set Idempotency-Key")
+	}
+}
+
+// The same over TLS, where the connection we count bytes on is inside.
+func TestTLS(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := verify.KeyID(key.Public())
+	v, err := verify.New(verify.Options{Keys: map[string]crypto.PublicKey{id: key.Public()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls atomic.Int64
+	srv := httptest.NewTLSServer(v.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		m, _ := mcpwire.Parse(b, strictjson.Request)
+		if m.Method == mcpwire.MethodDiscover {
+			reply(w, m, `{"supportedVersions":["2026-07-28"]}`)
+			return
+		}
+		if calls.Add(1) == 2 {
+			panic(http.ErrAbortHandler) // executed, then the connection drops
+		}
+		reply(w, m, `{}`)
+	})))
+	defer srv.Close()
+	s := local(srv.URL)
+	s.TLS = srv.Client().Transport.(*http.Transport).TLSClientConfig
+	e := newEgress(t, Options{Servers: []Server{s}, Signer: key, KeyID: id})
+	if f, err := result(t, e, toolCall(t, "srv", "x", `{}`)); err != nil || f.Kind != gate.FrameResult {
+		t.Fatal(f, err)
+	}
+	_, err = result(t, e, toolCall(t, "srv", "x", `{}`))
+	if code, unsent := codeOf(err); code != "lost" || unsent || calls.Load() != 2 {
+		t.Errorf("D18 over TLS: %q unsent %v, %d effects", code, unsent, calls.Load())
+	}
+	s.TLS = nil // the system's roots do not know it
+	e = newEgress(t, Options{Servers: []Server{s}})
+	_, err = result(t, e, toolCall(t, "srv", "x", `{}`))
+	if code, unsent := codeOf(err); code != "unreachable" || !unsent {
+		t.Errorf("unknown authority: %q %v", code, err)
 	}
 }
 
