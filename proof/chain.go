@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/ed25519"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -290,7 +291,7 @@ func (c *Chain) Committed(writer uint64) { c.Writer = writer }
 // that are still open, recorded time and control state go on.
 func (c *Chain) Inherit(prev *Chain) {
 	c.LastTime, c.Epoch, c.Revision = prev.LastTime, prev.Epoch, prev.Revision
-	c.Open = prev.Open
+	c.Open = maps.Clone(prev.Open)
 }
 
 // diagnose names the entry at fault in a frame whose checksum does not match.

@@ -18,6 +18,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/ledger/ledgertest"
@@ -601,4 +603,117 @@ func killChild(dir string) {
 		}()
 	}
 	select {}
+}
+
+// Damage in an older segment is found in the background and stops the log.
+func TestOlderSegmentDamaged(t *testing.T) {
+	w, fs, _, _ := tamperWorld(t)
+	first := slices.IndexFunc(fs.Files(), func(p string) bool { return strings.HasSuffix(p, "00000001.seg") })
+	p := fs.Files()[first]
+	l := w.open(t)
+	for !l.Status().Verified {
+		time.Sleep(time.Millisecond)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b := fs.Read(p)
+	b[len(bytes.TrimRight(b, "\x00"))/2] ^= 1
+	fs.Write(p, b)
+	l, err := ledger.Open(t.Context(), w.Options)
+	if err == nil {
+		<-l.Failed()
+		err = l.Close()
+	}
+	wantKind(t, "M04 damage in an older segment", err, ostiary.Corrupt, "")
+}
+
+// The published tiles are C2SP's: another reader finds every entry and the
+// root from them alone.
+func TestTilesStandAlone(t *testing.T) {
+	w := newWorld(t.TempDir())
+	w.Reserve = 16 << 20
+	l := w.open(t)
+	for i := range 600 {
+		if _, err := l.Append(t.Context(), &ostiary.Entry{Kind: ostiary.KindOutcome, Code: fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key := l.Key()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(w.Dir, proof.Month(rep0(key)), "tiles")
+	signed, err := os.ReadFile(filepath.Join(dir, "checkpoint"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := proof.OpenCheckpoint(signed, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := tlog.Tree{N: int64(c.Size), Hash: c.Root}
+	r := tlog.TileHashReader(tree, tileDir(dir))
+	for n := range c.Size {
+		width := min(proof.TileWidth, int(c.Size-n/proof.TileWidth*proof.TileWidth))
+		b, err := os.ReadFile(filepath.Join(dir, proof.TilePath(-1, n/proof.TileWidth, width)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries, err := proof.ParseBundle(b)
+		if err != nil || len(entries) != width {
+			t.Fatal(len(entries), err)
+		}
+		h, err := r.ReadHashes([]int64{tlog.StoredHashIndex(0, int64(n))})
+		if err != nil || h[0] != tlog.RecordHash(entries[n%proof.TileWidth]) {
+			t.Fatalf("entry %d: %v", n, err)
+		}
+	}
+}
+
+// tileDir reads tiles for tlog, which checks them against the root.
+type tileDir string
+
+func (tileDir) Height() int { return 8 }
+func (d tileDir) ReadTiles(tiles []tlog.Tile) (data [][]byte, err error) {
+	for _, x := range tiles {
+		b, err := os.ReadFile(filepath.Join(string(d), proof.TilePath(x.L, uint64(x.N), x.W)))
+		if err != nil {
+			return nil, err
+		}
+		data = append(data, b)
+	}
+	return data, nil
+}
+func (tileDir) SaveTiles([]tlog.Tile, [][]byte) {}
+
+// BAR-05: a million entries in a minute. Here as many as a test may write.
+func BenchmarkVerify(b *testing.B) {
+	w := newWorld(b.TempDir())
+	w.SegmentSize, w.Reserve = 64<<20, 32<<20
+	l := w.open(b)
+	var wg sync.WaitGroup
+	for range 256 {
+		wg.Go(func() {
+			for i := range 200 {
+				if _, err := l.Append(context.Background(), &ostiary.Entry{Kind: ostiary.KindOutcome, Code: fmt.Sprint(i), Agent: "spiffe://test/a",
+					Payload: ostiary.Payload{Arguments: make([]byte, 500)}}); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := l.Close(); err != nil {
+		b.Fatal(err)
+	}
+	var entries uint64
+	for b.Loop() {
+		rep, err := proof.VerifyDir(w.Dir, proof.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		entries = rep.Entries
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(entries), "ns/entry")
 }

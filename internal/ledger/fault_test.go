@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +18,7 @@ import (
 // story runs a log through everything that touches files: opening, appends
 // over several segments, the second's work, the turn of a month, closing. It
 // returns what was acknowledged, and stops at the first refusal.
-func story(w *world, month *time.Duration) (acked map[ostiary.EntryID]ostiary.Receipt, err error) {
+func story(w *world, month *atomic.Int64) (acked map[ostiary.EntryID]ostiary.Receipt, err error) {
 	acked = map[ostiary.EntryID]ostiary.Receipt{}
 	ctx := context.Background()
 	l, err := ledger.Open(ctx, w.Options)
@@ -44,7 +45,7 @@ func story(w *world, month *time.Duration) (acked map[ostiary.EntryID]ostiary.Re
 				time.Sleep(1500 * time.Millisecond) // counts, heartbeat, anchor, tiles
 			}
 			if i == 5 {
-				*month += 2 * time.Minute
+				month.Add(int64(2 * time.Minute))
 				time.Sleep(1500 * time.Millisecond) // the month turns
 			}
 			if _, err := add(outcome(in)); err != nil {
@@ -58,13 +59,13 @@ func story(w *world, month *time.Duration) (acked map[ostiary.EntryID]ostiary.Re
 	return acked, errors.Join(err, l.Close())
 }
 
-func memoryWorld() (*world, *ledgertest.FS, *time.Duration) {
+func memoryWorld() (*world, *ledgertest.FS, *atomic.Int64) {
 	w := newWorld("/log")
 	fs := ledgertest.NewFS()
-	month := new(time.Duration)
-	*month = 31*24*time.Hour - time.Minute
+	month := new(atomic.Int64)
+	month.Store(int64(31*24*time.Hour - time.Minute))
 	w.FS, w.SegmentSize, w.Reserve = fs, ledger.MinSegment, ledger.MinSegment
-	w.Clock = func() time.Time { return time.Now().Add(*month) }
+	w.Clock = func() time.Time { return time.Now().Add(time.Duration(month.Load())) }
 	return w, fs, month
 }
 

@@ -2,9 +2,11 @@ package ledger
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -208,11 +210,7 @@ func (l *Log) recover(ctx context.Context, v *volume) (found, error) {
 	if v.signer, err = proof.NewSigner(v.origin, l.opt.Signer); err != nil {
 		return found{}, err
 	}
-	_, pub, err := proof.ParseVerifierKey(v.signer.VerifierKey())
-	if err != nil {
-		return found{}, err
-	}
-	v.chain = proof.NewChain(v.origin, pub)
+	v.chain = proof.NewChain(v.origin, v.chainKey())
 	segs, err := v.list()
 	if err != nil {
 		return found{}, err
@@ -478,12 +476,54 @@ func (l *Log) admitCalls(ctx context.Context, v *volume, f found) error {
 	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.stop = stop
-	l.workers.Add(4)
+	l.workers.Add(5)
+	go l.verifyOlder(run, v)
 	go l.commits()
 	go l.stock(run)
 	go l.keep(run)
 	go l.publishes(run)
 	return nil
+}
+
+// verifyOlder checks the segments before the one that recovery read. Damage
+// there stops the log: what it acknowledged is not what it holds.
+func (l *Log) verifyOlder(ctx context.Context, v *volume) {
+	defer l.workers.Done()
+	v.mu.RLock()
+	segs := v.segs[:len(v.segs):len(v.segs)]
+	v.mu.RUnlock()
+	c := proof.NewChain(v.origin, v.chainKey())
+	for i, s := range segs {
+		if ctx.Err() != nil {
+			return
+		}
+		err := v.with(s, func(f File, size int64) error {
+			if i < len(segs)-1 {
+				_, err := proof.ScanSegment(f, size, c, proof.ScanOptions{Number: s.number, Resume: i == 0})
+				return err
+			}
+			// The live one was read by recovery; it must start where these end.
+			_, st, _, err := proof.ReadOpening(f, size, s.number)
+			if err == nil && i > 0 && !reflect.DeepEqual(st, c.State()) {
+				err = &proof.Fault{Log: v.origin, Segment: s.number, What: "its state frame differs from what stands before it"}
+			}
+			return err
+		})
+		if err != nil {
+			_ = l.fail(err)
+			return
+		}
+	}
+	v.verified.Store(true)
+}
+
+// chainKey is the key the volume's signatures verify under.
+func (v *volume) chainKey() ed25519.PublicKey {
+	_, pub, err := proof.ParseVerifierKey(v.signer.VerifierKey())
+	if err != nil {
+		return nil // it signs, so it has one
+	}
+	return pub
 }
 
 // openEntry says what recovery found.

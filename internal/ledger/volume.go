@@ -129,6 +129,9 @@ func (v *volume) segmentOf(index uint64) (*segment, []proof.Place, error) {
 		}
 		return err
 	})
+	if errors.Is(err, proof.ErrDamaged) || errors.Is(err, proof.ErrNoFrame) {
+		err = &proof.Fault{Log: v.origin, Segment: s.number, What: err.Error()}
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading segment %d: %w", s.number, err)
 	}
