@@ -95,5 +95,11 @@ func AsError(err error) *Error {
 	return &Error{Kind: Internal, Code: "internal", Detail: "internal error", Err: err}
 }
 
-// KindOf returns the kind of err, Internal when nobody classified it.
-func KindOf(err error) Kind { return AsError(err).Kind }
+// KindOf returns the kind of err, Internal when nobody classified it or there
+// is none: ask only about an error.
+func KindOf(err error) Kind {
+	if err == nil {
+		return Internal
+	}
+	return AsError(err).Kind
+}

@@ -97,6 +97,10 @@ type IdentityConfig struct {
 	TokenLife Duration `yaml:"token_life"`
 	// MandateLife of the standing mandate written at enrolment. Default 90 days.
 	MandateLife Duration `yaml:"mandate_life"`
+	// ReturnWithin is how long after its certificate ended an agent that slept may fetch a new one with the same
+	// key, and do nothing else: a stolen key file stays useful for this long unless the agent is revoked. 0s turns it
+	// off. Default 72h.
+	ReturnWithin *Duration `yaml:"return_within"`
 }
 
 // LedgerConfig sets the log.
@@ -241,6 +245,10 @@ func (c *Config) defaults() {
 	dur(&c.Identity.SVIDLife, 15*time.Minute)
 	dur(&c.Identity.TokenLife, 10*time.Minute)
 	dur(&c.Identity.MandateLife, 90*24*time.Hour)
+	if c.Identity.ReturnWithin == nil {
+		d := Duration(72 * time.Hour)
+		c.Identity.ReturnWithin = &d
+	}
 	dur(&c.Ledger.MaxActionTime, 15*time.Minute)
 	dur(&c.Tools.Recheck, time.Minute)
 	if c.Ledger.SegmentSize == 0 {
@@ -287,6 +295,7 @@ func (c *Config) check() error {
 		{"identity.svid_life", c.Identity.SVIDLife, Duration(time.Minute), Duration(time.Hour)},
 		{"identity.token_life", c.Identity.TokenLife, Duration(10 * time.Second), Duration(10 * time.Minute)},
 		{"identity.mandate_life", c.Identity.MandateLife, Duration(time.Minute), Duration(366 * 24 * time.Hour)},
+		{"identity.return_within", *c.Identity.ReturnWithin, 0, Duration(30 * 24 * time.Hour)},
 		{"ledger.max_action_time", c.Ledger.MaxActionTime, Duration(time.Second), Duration(24 * time.Hour)},
 		{"tools.recheck", c.Tools.Recheck, Duration(time.Second), Duration(24 * time.Hour)},
 	} {
@@ -400,7 +409,7 @@ func lineOf(n *yaml.Node, path []string) int {
 func knownKeys() []string {
 	return []string{"deployment", "gateway", "trust_domain", "data", "policy", "listen", "servers", "identity", "ledger", "tools",
 		"agents", "names", "loopback", "control", "origins", "url", "command", "env", "dir", "digest", "zone", "trusted",
-		"allow_addresses", "bearer_file", "svid_life", "token_life", "mandate_life", "segment_size", "max_action_time", "recheck"}
+		"allow_addresses", "bearer_file", "svid_life", "token_life", "mandate_life", "return_within", "segment_size", "max_action_time", "recheck"}
 }
 
 // nearest returns the word closest to s, "" if none is close.

@@ -180,9 +180,17 @@ func (d *Daemon) openIdentity(ctx context.Context) error {
 		TrustDomain: d.cfg.TrustDomain, Dir: filepath.Join(d.cfg.Data, "identity"), Keys: d.ring, Registry: d.store, Mandates: mandates,
 		Record: control.RecordEvent(d.journal.deployment, d.clock), Clock: d.clock, Log: d.log,
 		SVIDLife: time.Duration(d.cfg.Identity.SVIDLife), TokenLife: time.Duration(d.cfg.Identity.TokenLife), MandateLife: time.Duration(d.cfg.Identity.MandateLife),
-		Hosts: d.cfg.Listen.Names,
+		Grace: grace(*d.cfg.Identity.ReturnWithin), Hosts: d.cfg.Listen.Names, Refused: d.journal.gateway.Count,
 	})
 	return err
+}
+
+// grace is the authority's word for return_within, where negative is off.
+func grace(d Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return time.Duration(d)
 }
 
 func (d *Daemon) openCatalog(ctx context.Context) error {

@@ -43,6 +43,7 @@ func (d *Door) credentials(r *http.Request, path string) ostiary.Credentials {
 	if state == nil {
 		state = conn.TLS
 	}
+	c.Encrypted = state != nil
 	if state != nil && len(state.PeerCertificates) > 0 {
 		c.Peer, c.Verified = state.PeerCertificates[0], len(state.VerifiedChains) > 0
 	}
