@@ -391,3 +391,25 @@ when { context.session.id == context.input.account && context.mandate.purpose ==
 	}
 	wg.Wait()
 }
+
+// Prompts and resources are used by actions they share; lists show them to
+// whom such an action may be permitted.
+func TestVisibleOtherKinds(t *testing.T) {
+	tools := bank(t)
+	set := compile(t, source("v.cedar", `@id("prompts") permit (principal, action == Ostiary::Action::"get_prompt", resource == Ostiary::Server::"bank");
+@id("files") permit (principal, action == Ostiary::Action::"read_resource", resource == Ostiary::Server::"bank") when { context.input.uri like "file:///public/*" };
+`), tools)
+	e := New()
+	if err := e.Activate(snapshot(t, set)); err != nil {
+		t.Fatal(err)
+	}
+	var offered []*ostiary.Tool
+	for _, at := range [][2]string{{"bank", "prompt"}, {"bank", "resource"}, {"bank", "template"}, {"mail", "prompt"}, {"bank", "nonsense"}} {
+		offered = append(offered, &ostiary.Tool{Server: at[0], Kind: at[1], Name: "x"})
+	}
+	zones := map[string]ostiary.Resource{"bank": {Server: "bank", Zone: "core"}, "mail": {Server: "mail", Zone: "core"}}
+	got := e.VisibleOn(request(t, tools, ActionListPrompts, ""), offered, zones)
+	if fmt.Sprint(got) != "[true true true false false]" {
+		t.Errorf("visible %v", got)
+	}
+}

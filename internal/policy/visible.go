@@ -65,9 +65,23 @@ func (v *viewer) prepare() bool {
 	return true
 }
 
+// actionOf is the action that uses what a definition defines: a tool has one of
+// its own, prompts and resources share theirs.
+func actionOf(t *ostiary.Tool) string {
+	switch t.Kind {
+	case "tool":
+		return t.Action()
+	case "prompt":
+		return ActionGetPrompt
+	case "resource", "template":
+		return ActionReadResource
+	}
+	return "" // no action has this name, so it is not shown
+}
+
 func (v *viewer) tool(t *ostiary.Tool) bool {
-	act, ok := v.set.world.actions[t.Action()]
-	if !ok || act.tool == nil || ostiary.Digest(act.tool.Pin) != t.Pin {
+	act, ok := v.set.world.actions[actionOf(t)]
+	if !ok || t.Kind == "tool" && (act.tool == nil || ostiary.Digest(act.tool.Pin) != t.Pin) {
 		return false
 	}
 	res, known := v.servers[t.Server]
