@@ -96,7 +96,7 @@ func (w *world) Append(_ context.Context, e *ostiary.Entry) (ostiary.Receipt, er
 	defer w.mu.Unlock()
 	w.entries = append(w.entries, *e)
 	if err != nil { // "done": it is on disk, but the caller hears otherwise
-		return ostiary.Receipt{}, err
+		return ostiary.Receipt{ID: e.ID}, err
 	}
 	return ostiary.Receipt{ID: e.ID, Ref: ostiary.EntryRef{Month: "2026-11", Index: uint64(len(w.entries))}}, nil
 }
@@ -243,6 +243,8 @@ func checkAccounted(t *testing.T, w *world, step, how string) {
 		}
 	case len(o) != 1:
 		t.Errorf("%d outcomes, want exactly one", len(o))
+	case step == "append intent" && o[0].Answers.IsZero() != (how != "done"):
+		t.Errorf("the outcome answers %q: it must answer an Intent that may stand, and no other", o[0].Answers)
 	case step == "next", step == "forward" && how != "error":
 		if o[0].Disposition != ostiary.Unknown {
 			t.Errorf("disposition %v: what was sent may have happened", o[0].Disposition)
@@ -519,5 +521,36 @@ func TestZeroDecisionDenies(t *testing.T) {
 	w.decision = func(*ostiary.Request) ostiary.Decision { return ostiary.Decision{} }
 	if _, err := w.gate().Handle(context.Background(), call()); ostiary.KindOf(err) != ostiary.Denied || w.sent != 0 {
 		t.Errorf("err %v, sent %d", err, w.sent)
+	}
+}
+
+// A held call restarts with the subject it was held for and without any live
+// credential: identity confirms it again, and the whole flow runs on the held
+// bytes.
+func TestHeldCallRestarts(t *testing.T) {
+	w, h := newWorld(), &holder{}
+	granted := false
+	w.decision = func(*ostiary.Request) ostiary.Decision {
+		if granted {
+			return ostiary.Decision{Permit: true, Code: "permit"}
+		}
+		return ostiary.Decision{Code: "forbid", Remedies: []ostiary.Remedy{{Fact: "approval:x"}}}
+	}
+	g := w.gate(func(o *gate.Options) { o.Holder = h })
+	if _, err := g.Handle(context.Background(), call()); ostiary.AsError(err).Code != "held" {
+		t.Fatalf("not held: %v", err)
+	}
+	granted = true
+	held := h.held[0]
+	r, err := g.Handle(context.Background(), gate.Call{Credentials: ostiary.Credentials{Held: &held.Subject}, Action: held.Action})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := read(r); n != 1 || err != nil || w.sent != 1 {
+		t.Errorf("finals %d, err %v, sent %d", n, err, w.sent)
+	}
+	want := []string{"authenticate", "resolve", "validate", "decide", "append outcome", "authenticate", "resolve", "validate", "decide", "append intent", "forward", "next", "taint", "append outcome"}
+	if !slices.Equal(w.events, want) {
+		t.Errorf("steps\n got %q\nwant %q", w.events, want)
 	}
 }

@@ -36,7 +36,8 @@ type Policy interface {
 }
 
 // Ledger is the only write. Append returns when the entry is on disk by a
-// flush that succeeded; an error means it may or may not be. A full queue is
+// flush that succeeded. After an error it does not stand, unless the Receipt
+// returned beside the error carries its id: then it may. A full queue is
 // Unavailable. Safe for concurrent use.
 type Ledger interface {
 	Append(ctx context.Context, e *ostiary.Entry) (ostiary.Receipt, error)

@@ -111,6 +111,7 @@ func (g *Gate) record(ctx context.Context, x *exchange) error {
 	x.intentID = newEntryID()
 	receipt, err := g.ledger.Append(ctx, x.intent(g.clock()))
 	if err != nil {
+		x.intentID = receipt.ID // zero unless the Intent may stand: then its Outcome must answer it
 		return err
 	}
 	x.intended = receipt
