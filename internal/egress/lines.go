@@ -82,17 +82,17 @@ func (c *pipe) message(m mcpwire.Message) error {
 		s.add(f, len(m.Doc.Bytes()))
 		return nil
 	}
-	c.p.dropped.Add(1)
 	if m.Kind == mcpwire.Error && !m.ID.Exists() {
-		c.p.log.Warn("the server reported an error about no call in particular")
+		c.p.drop(c.p.log, "an error about no call in particular")
 		return nil
 	}
 	if !sent {
+		c.p.drop(c.p.log, "a reply to a request that was never sent")
 		c.foreign = "it answered a request that was never sent"
 		c.p.log.Error("the server answered a request that was never sent; it is quarantined", "id", quote(m.ID.Bytes()))
 		return badReply("the server answered a request that was never sent", nil)
 	}
-	c.p.log.Warn("dropped a reply to a call that had ended")
+	c.p.drop(c.p.log, "a reply to a call that had ended")
 	return nil
 }
 
@@ -110,8 +110,7 @@ func (c *pipe) notification(m mcpwire.Message) {
 	s := c.open[id]
 	c.mu.Unlock()
 	if s == nil || s.d == nil || progress && !s.d.Progress || !progress && s.d.Action.Method != mcpwire.MethodSubscriptions {
-		c.p.dropped.Add(1)
-		c.p.log.Debug("dropped a notification that belongs to no call", "method", quote([]byte(m.Method)))
+		c.p.drop(c.p.log, "a notification that names no open call")
 		return
 	}
 	s.add(gate.Frame{Kind: gate.FrameNotification, Method: m.Method, Body: m.Params}, len(m.Doc.Bytes()))
@@ -139,8 +138,7 @@ func (c *pipe) request(m mcpwire.Message) {
 	id := m.ID.Bytes()
 	switch s := c.only(); {
 	case c.modern.Load():
-		c.p.dropped.Add(1)
-		c.p.log.Warn("dropped a request of the server, which this revision does not have")
+		c.p.drop(c.p.log, "a request, which this revision does not have")
 	case m.Method == mcpwire.MethodPing:
 		c.behind(mcpwire.AppendResult(nil, id, []byte("{}")))
 	case s != nil && c.p.asks(m.Method):
@@ -150,8 +148,7 @@ func (c *pipe) request(m mcpwire.Message) {
 		}
 		c.behind(appendRefusal(nil, id))
 	default:
-		c.p.dropped.Add(1)
-		c.p.log.Warn("refused a request of the server", "method", quote([]byte(m.Method)), "offered", c.p.asks(m.Method))
+		c.p.drop(c.p.log, "a request for "+quote([]byte(m.Method))+", which was not offered or may be for several calls")
 		c.behind(appendRefusal(nil, id))
 	}
 }

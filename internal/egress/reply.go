@@ -135,7 +135,7 @@ func (p *remoteReply) next() (gate.Frame, error) {
 		if f, ok := onlyFrame(m, p.id); ok {
 			return f, p.r.leaks(m)
 		}
-		p.r.drop("not the reply to this call")
+		p.r.drop(p.r.log, "not the reply to this call")
 		return gate.Frame{}, badReply("the server answered something else than this call", nil)
 	}
 	for {
@@ -164,7 +164,7 @@ func (p *remoteReply) frame(m mcpwire.Message) (gate.Frame, bool) {
 	switch m.Kind {
 	case mcpwire.Notification:
 		if m.Method == mcpwire.NotifyProgress && !(p.d.Progress && isOurs(m.Params.Get("progressToken"), p.id)) {
-			p.r.drop("progress of another call")
+			p.r.drop(p.r.log, "progress of another call")
 			return gate.Frame{}, false
 		}
 		return gate.Frame{Kind: gate.FrameNotification, Method: m.Method, Body: m.Params}, true
@@ -174,7 +174,7 @@ func (p *remoteReply) frame(m mcpwire.Message) (gate.Frame, bool) {
 	if f, ok := finalFrame(m, p.id); ok {
 		return f, true
 	}
-	p.r.drop("a reply to no outstanding call")
+	p.r.drop(p.r.log, "a reply to no outstanding call")
 	return gate.Frame{}, false
 }
 
@@ -201,7 +201,7 @@ func onlyFrame(m mcpwire.Message, id int64) (gate.Frame, bool) {
 // request handles a request of the server. The modern revision has none.
 func (p *remoteReply) request(m mcpwire.Message) (gate.Frame, bool) {
 	if p.session == nil {
-		p.r.drop("a request, which this revision does not have")
+		p.r.drop(p.r.log, "a request, which this revision does not have")
 		return gate.Frame{}, false
 	}
 	id := m.ID.Bytes()
@@ -209,7 +209,7 @@ func (p *remoteReply) request(m mcpwire.Message) (gate.Frame, bool) {
 	case m.Method == mcpwire.MethodPing:
 		p.answerBehind(mcpwire.AppendResult(nil, id, []byte("{}")))
 	case !p.r.asks(m.Method):
-		p.r.drop("a request for " + strconv.QuoteToASCII(m.Method) + ", which was not offered")
+		p.r.drop(p.r.log, "a request for "+strconv.QuoteToASCII(m.Method)+", which was not offered")
 		p.answerBehind(appendRefusal(nil, id))
 	default:
 		if handle, ok := p.asked.add(id); ok {
@@ -272,7 +272,7 @@ func (p *remoteReply) finish() {
 				if _, err := p.events.Next(); err != nil {
 					break
 				}
-				p.r.drop("a message after the reply")
+				p.r.drop(p.r.log, "a message after the reply")
 			}
 			p.body.Close()
 			p.w.stop()
@@ -320,12 +320,6 @@ func (r *remote) leaks(m mcpwire.Message) error {
 	return nil
 }
 
-// drop counts a message that nobody asked for. The text is ours.
-func (r *remote) drop(what string) {
-	r.dropped.Add(1)
-	r.log.Warn("dropped a message of the server", "what", what)
-}
-
 // one reads a response that is not handed on: of a handshake, or an error.
 func (r *remote) one(w *watch, resp *http.Response, id int64) (mcpwire.Message, error) {
 	defer drain(resp.Body)
@@ -356,7 +350,7 @@ func (r *remote) one(w *watch, resp *http.Response, id int64) (mcpwire.Message, 
 		return m, ambiguous(err)
 	}
 	if _, ok := onlyFrame(m, id); !ok {
-		r.drop("not the reply to this request")
+		r.drop(r.log, "not the reply to this request")
 		return m, badReply("the server answered something else than was asked", nil)
 	}
 	return m, nil

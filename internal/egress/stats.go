@@ -3,6 +3,7 @@ package egress
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,15 @@ type stats struct {
 	why     string
 	since   time.Time
 	failing bool
+}
+
+// drop counts a message that nobody asked for. The text is ours. A server
+// that floods us with them does not flood the log: of many, every power of two
+// is written.
+func (s *stats) drop(log *slog.Logger, what string) {
+	if n := s.dropped.Add(1); n&(n-1) == 0 {
+		log.Warn("dropped a message of the server", "what", what, "dropped", n)
+	}
 }
 
 // fail notes a failure. Only the safe sentence is kept. What is not the
