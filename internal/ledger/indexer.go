@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/proof"
@@ -18,6 +19,11 @@ type Indexer struct {
 
 // indexRows is how many rows go into one transaction.
 const indexRows = 512
+
+// indexPause is how long the indexer rests between two rounds, so that many
+// entries share a transaction: a commit costs as much as a hundred rows. It is
+// the greater part of how far the index lags.
+const indexPause = 100 * time.Millisecond
 
 // NewIndexer returns an indexer; Run does the work.
 func NewIndexer(l *Log, i Index) *Indexer { return &Indexer{log: l, index: i} }
@@ -36,6 +42,11 @@ func (x *Indexer) Run(ctx context.Context) error {
 		case <-x.log.failed:
 			return x.log.Err()
 		case <-grew:
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(indexPause):
 		}
 	}
 }
