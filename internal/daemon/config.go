@@ -85,6 +85,9 @@ type Server struct {
 	// are always allowed, everything else never. A network listed here can be reached by whoever controls the
 	// server's name.
 	AllowAddresses []string `yaml:"allow_addresses"`
+	// Origins are the web origins (https://login.example) this server may send a person to by URL elicitation. A
+	// server can open a listed site in a person's browser. Default: none.
+	Origins []string `yaml:"origins"`
 	// Bearer is a file holding the credential the gateway presents to this server. Agents never see it.
 	Bearer string `yaml:"bearer_file"`
 }
@@ -332,9 +335,13 @@ func (c *Config) checkListen() error {
 			return c.bad("listen.loopback", "it must be a loopback address such as 127.0.0.1: tokens travel in the clear here")
 		}
 	}
-	for _, o := range c.Listen.Origins {
+	return c.checkOrigins("listen.origins", c.Listen.Origins)
+}
+
+func (c *Config) checkOrigins(key string, origins []string) error {
+	for _, o := range origins {
 		if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" {
-			return c.bad("listen.origins", fmt.Sprintf("%q is no origin; write scheme://host[:port]", o))
+			return c.bad(key, fmt.Sprintf("%q is no origin; write scheme://host[:port]", o))
 		}
 	}
 	return nil
@@ -359,6 +366,9 @@ func (c *Config) checkServer(name string, s Server) error {
 		if len(s.Env) > 0 || s.Dir != "" || s.Digest != "" {
 			return c.bad(key, "env, dir and digest belong to a command, not to a url")
 		}
+	}
+	if err := c.checkOrigins(key+".origins", s.Origins); err != nil {
+		return err
 	}
 	if s.Bearer != "" && s.URL == "" {
 		return c.bad(key+".bearer_file", "a credential header belongs to a url; give a process its secrets by env")

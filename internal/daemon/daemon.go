@@ -259,7 +259,7 @@ func (d *Daemon) openGate(context.Context) error {
 	d.engine = policy.New()
 	d.gate = gate.New(gate.Options{
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
-		Tainter: tainter{sessions}, Clock: d.clock, Logger: d.log,
+		Tainter: tainter{sessions}, Inspectors: []gate.Inspector{mcp.Envelope{}}, Clock: d.clock, Logger: d.log,
 		Facts: &gate.Resolver{
 			Tools: d.book, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{sessions}, Containments: noContainments{},
 			Servers: d.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
@@ -398,7 +398,7 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 		}
 	}
 	for _, name := range d.servers() {
-		o.Servers = append(o.Servers, mcp.Server{Name: name})
+		o.Servers = append(o.Servers, mcp.Server{Name: name, Origins: d.cfg.Servers[name].Origins})
 	}
 	d.door, err = mcp.New(o)
 	return err

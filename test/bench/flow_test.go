@@ -28,6 +28,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -92,6 +93,7 @@ type side struct {
 	client *http.Client
 	lat    []time.Duration
 	calls  []float64 // per second, one a slice
+	cpu    []float64 // microseconds of this process's processor time per call, one a slice
 }
 
 func newClient(t *tls.Config) *http.Client {
@@ -199,7 +201,7 @@ func (s *side) run(clients int) error {
 	var n atomic.Int64
 	errs := make(chan error, clients)
 	lat := make([][]time.Duration, clients)
-	begin := time.Now()
+	begin, used := time.Now(), processor()
 	for c := range clients {
 		wg.Go(func() {
 			for time.Since(begin) < slice {
@@ -215,6 +217,7 @@ func (s *side) run(clients int) error {
 	}
 	wg.Wait()
 	s.calls = append(s.calls, float64(n.Load())/time.Since(begin).Seconds())
+	s.cpu = append(s.cpu, float64((processor()-used).Microseconds())/float64(n.Load()))
 	s.lat = append(s.lat, slices.Concat(lat...)...)
 	select {
 	case err := <-errs:
@@ -224,7 +227,17 @@ func (s *side) run(clients int) error {
 	}
 }
 
-func (s *side) forget() { s.lat, s.calls = nil, nil }
+// processor returns the processor time this process has used: client, gate or
+// proxy, tool server and collector together.
+func processor() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func (s *side) forget() { s.lat, s.calls, s.cpu = nil, nil, nil }
 
 func median(v []float64) float64 {
 	v = slices.Sorted(slices.Values(v))
@@ -261,6 +274,8 @@ func BenchmarkFlow(b *testing.B) {
 			b.ReportMetric(median(p.calls), "proxy-calls/s")
 			b.ReportMetric(float64(percentile(g.lat, 0.99))/float64(percentile(p.lat, 0.99)), "p99-ratio")
 			b.ReportMetric(float64(percentile(g.lat, 0.50).Microseconds()), "gate-p50-us")
+			b.ReportMetric(median(g.cpu)-median(p.cpu), "added-cpu-us/call")
+			b.ReportMetric(median(p.cpu), "proxy-cpu-us/call")
 			g.forget()
 			p.forget()
 		})

@@ -127,16 +127,11 @@ func (x *visit) final(ctx context.Context, reply *gate.Reply, body ostiary.Value
 // server answered: its values are copied byte for byte, envelope members are
 // ours to write.
 func (x *visit) result(ctx context.Context, reply *gate.Reply, body ostiary.Value) ([]byte, error) {
-	if body.Kind() != ostiary.Object {
-		return nil, ostiary.Errorf(ostiary.Upstream, "result", "the server's result is not an object")
+	if err := checkResult(body); err != nil {
+		return nil, err
 	}
-	kind := body.Get("resultType")
-	switch {
-	case !kind.Exists(), kind.Is("complete"):
-	case kind.Is("input_required"):
+	if body.Get("resultType").Is("input_required") {
 		return x.inputRequired(ctx, reply, body)
-	default:
-		return nil, ostiary.Errorf(ostiary.Upstream, "result_type", "the server answered in a form this gateway does not pass on")
 	}
 	if x.legacy() {
 		return rewrite(body, func(name string) bool { return name == "resultType" }, ""), nil
