@@ -46,7 +46,7 @@ func (l *Log) publishes(ctx context.Context) {
 			if err := l.anchor(ctx, v); err != nil && ctx.Err() == nil {
 				l.log.Warn("anchoring", "log", v.origin, "err", err)
 			}
-			if err := l.publish(v); err != nil {
+			if err := l.publish(v, publishTiles); err != nil {
 				l.log.Warn("publishing", "log", v.origin, "err", err)
 			}
 		}
@@ -91,11 +91,37 @@ func (l *Log) tellParent(ctx context.Context, v *volume) error {
 	return l.opt.Parent.submit(ctx, e)
 }
 
+// publishTiles bounds the full tiles published in a second, that is 16,384
+// entries. Making a file costs the file system more than a thousand appends,
+// and appends go first: what a burst leaves over follows in the next seconds,
+// each with a checkpoint over what is there.
+const publishTiles = 64
+
+// due returns the checkpoint to publish now: the newest, or one as far ahead
+// as limit full tiles allow.
+func (v *volume) due(limit uint64) (*head, error) {
+	h := v.head.Load()
+	size := (v.tree.base(0)/proof.TileWidth + limit) * proof.TileWidth
+	if h.Size < size+proof.TileWidth {
+		return h, nil
+	}
+	root, err := v.tree.rootAt(size)
+	if err != nil {
+		return nil, err
+	}
+	part := &head{Checkpoint: proof.Checkpoint{Origin: v.origin, Size: size, Root: root}}
+	part.sig, err = v.signer.Sign(part.AppendText(nil))
+	return part, err
+}
+
 // publish is step 10: full tiles and bundles flushed into files, partial ones
 // beside them, then the checkpoint. All of it can be remade from segments, so
 // a failure only waits for the next second.
-func (l *Log) publish(v *volume) error {
-	h := v.head.Load()
+func (l *Log) publish(v *volume, limit uint64) error {
+	h, err := v.due(limit)
+	if err != nil {
+		return err
+	}
 	if h.Size == 0 || h.Size == v.published.Load() && v.tiles.dirs != nil {
 		return nil
 	}

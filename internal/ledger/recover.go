@@ -632,7 +632,7 @@ func (l *Log) shutdown() error {
 	if l.Err() == nil {
 		v := l.current()
 		if err = l.sayLast(deadline, v); err == nil {
-			err = errors.Join(l.publish(v), l.anchor(deadline, v))
+			err = errors.Join(l.publish(v, 1<<40), l.anchor(deadline, v))
 		}
 	} else {
 		err = l.Err()

@@ -34,6 +34,7 @@ type pending struct {
 	sealed  []byte
 	scratch []byte
 	leaf    tlog.Hash
+	stamp   int64 // entry.Time in Unix nanoseconds
 	lane    string
 	spare   bool // may use the reserve
 	state   atomic.Uint32
@@ -121,6 +122,7 @@ func (l *Log) finish(ctx context.Context, p *pending, v *volume, payload *ostiar
 		}
 	}
 	x.Time = l.now() // as late as possible, so that few entries overtake each other
+	p.stamp = x.Time.UnixNano()
 	var err error
 	if p.encoded, err = proof.AppendEntry(p.encoded[:0], x); err != nil {
 		return err
