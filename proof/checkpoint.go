@@ -69,8 +69,9 @@ func ParseCheckpoint(text string) (Checkpoint, error) {
 	return Checkpoint{lines[0], size, tlog.Hash(root)}, nil
 }
 
-// ValidOrigin reports whether s can name a log: a schema-less URL of
-// letters, digits, dot, dash, underscore and slash, at most 256 bytes.
+// ValidOrigin reports whether s can name a log: segments of letters, digits,
+// dot, dash and underscore with slashes between, none empty or dots, at most
+// 256 bytes.
 func ValidOrigin(s string) bool {
 	if s == "" || len(s) > 256 {
 		return false
@@ -78,6 +79,11 @@ func ValidOrigin(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '-' || c == '_' || c == '/') {
+			return false
+		}
+	}
+	for seg := range strings.SplitSeq(s, "/") {
+		if seg == "" || seg == "." || seg == ".." {
 			return false
 		}
 	}

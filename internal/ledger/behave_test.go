@@ -717,3 +717,88 @@ func BenchmarkVerify(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(entries), "ns/entry")
 }
+
+// A payload larger than a segment gets a segment of its own.
+func TestLargePayload(t *testing.T) {
+	w := newWorld(t.TempDir())
+	w.SegmentSize, w.Reserve = ledger.MinSegment, ledger.MinSegment
+	l := w.open(t)
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			e := intent("a", i)
+			e.Payload.Arguments = bytes.Repeat([]byte{byte(i)}, 4<<20)
+			r, err := l.Append(context.Background(), e)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := l.Append(context.Background(), outcome(r)); err != nil {
+				t.Error(err)
+			}
+			rec, err := l.Entry(context.Background(), r.Ref)
+			if err != nil || len(rec.Entry.Payload.Arguments) != 4<<20 || rec.Entry.Payload.Arguments[77] != byte(i) {
+				t.Error("read back", err)
+			}
+		})
+	}
+	wg.Wait()
+	e := intent("a", 1)
+	e.Payload.Arguments = make([]byte, proof.MaxPayload)
+	_, err := l.Append(t.Context(), e)
+	wantKind(t, "a payload over the limit", err, ostiary.Malformed, "payload_too_long")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := proof.VerifyDir(w.Dir, proof.Options{}); err != nil {
+		t.Error(err)
+	}
+	l = w.open(t) // and it is found again
+	if _, err := l.Append(t.Context(), intent("a", 2)); err != nil {
+		t.Error(err)
+	}
+}
+
+// M06: one agent's flood takes no place from another's entry.
+func TestFloodLeavesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, fs, _ := memoryWorld()
+		w.Reserve = 16 << 20
+		l := w.open(t)
+		release := fs.Stall()
+		refusal := func(agent string) *ostiary.Entry {
+			return &ostiary.Entry{Kind: ostiary.KindOutcome, Agent: ostiary.AgentID(agent), Code: "forbid"}
+		}
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		refused := 0
+		for range 10000 {
+			wg.Go(func() {
+				if _, err := l.Append(context.Background(), refusal("flood")); err != nil {
+					mu.Lock()
+					refused++
+					mu.Unlock()
+					wantKind(t, "M06 the flood", err, ostiary.Unavailable, "ledger_busy")
+				}
+			})
+		}
+		synctest.Wait()
+		if q := l.Status().Queued; q > ledger.QueueLimit/2+1 {
+			t.Errorf("M06 the flood holds %d places of %d", q, ledger.QueueLimit)
+		}
+		quiet := make(chan error, 1)
+		go func() { _, err := l.Append(context.Background(), refusal("quiet")); quiet <- err }()
+		synctest.Wait()
+		release()
+		if err := <-quiet; err != nil {
+			t.Error("M06 the other agent:", err)
+		}
+		wg.Wait()
+		if refused == 0 {
+			t.Error("nothing was refused")
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -62,6 +63,10 @@ func (l *Log) commit(v *volume, batch []*pending) error {
 	if len(batch) == 0 {
 		return nil
 	}
+	if err := l.Err(); err != nil { // nothing is written after a failure
+		answerAll(batch, err)
+		return err
+	}
 	batch, err := l.makeRoom(v, batch, need)
 	if err != nil {
 		answerAll(batch, l.fail(err))
@@ -88,7 +93,11 @@ func (l *Log) commit(v *volume, batch []*pending) error {
 	v.head.Store(h)
 	v.measure()
 	l.updateRoom()
-	// 7. Answer, in index order.
+	// 7. Answer, in index order, unless the log was stopped meanwhile.
+	if err := l.Err(); err != nil {
+		answerAll(stood, err)
+		return err
+	}
 	for _, p := range stood {
 		p.answer(p.index, nil)
 	}
@@ -199,7 +208,7 @@ func (l *Log) makeRoom(v *volume, batch []*pending, need int64) ([]*pending, err
 		return batch, nil
 	}
 	err := l.nextSegment(v, need+openingRoom, false)
-	for errors.Is(err, errNoRoom) && l.room.await() {
+	for start := time.Now(); errors.Is(err, errNoRoom) && time.Since(start) < fullWithin && l.room.await(); {
 		err = l.nextSegment(v, need+openingRoom, false)
 	}
 	if err == nil || !errors.Is(err, errNoRoom) {
@@ -227,6 +236,9 @@ func (l *Log) makeRoom(v *volume, batch []*pending, need int64) ([]*pending, err
 	}
 	return kept, nil
 }
+
+// fullWithin is how soon a full disk must refuse.
+const fullWithin = time.Second
 
 var errNoRoom = errors.New("no segment is ready")
 

@@ -129,6 +129,9 @@ func (q *queue) take(dst []*pending, n int, limit func() int64) (batch []*pendin
 		}
 		q.filled.Wait()
 	}
+	if q.err != nil {
+		return nil, nil, false
+	}
 	if len(q.ops) > 0 {
 		op = q.ops[0]
 		q.ops = q.ops[1:]

@@ -143,8 +143,8 @@ func poke(c chan struct{}) {
 	}
 }
 
-// await waits until the stock did something, at most for the second within
-// which a full disk must refuse. It reports false at once if the disk is full.
+// await waits until the stock did something, at most until a full disk must
+// refuse. It reports false at once if the disk is full.
 func (r *room) await() bool {
 	r.mu.Lock()
 	short := r.why != nil
@@ -152,7 +152,7 @@ func (r *room) await() bool {
 	if short {
 		return false
 	}
-	t := time.NewTimer(time.Second)
+	t := time.NewTimer(fullWithin)
 	defer t.Stop()
 	select {
 	case <-r.ready:
