@@ -12,8 +12,14 @@ import (
 )
 
 // show makes foreign text safe for a terminal: invisible and control
-// characters become code points.
-func show(s string) string { return catalog.Show(s) }
+// characters become code points. What only looks like such a mark, as in a
+// text that the gateway made safe already, stays as it is.
+func show(s string) string {
+	if plain := strings.ReplaceAll(s, "<", ""); catalog.Show(plain) == plain {
+		return s
+	}
+	return catalog.Show(s)
+}
 
 type statusCmd struct{}
 
@@ -25,23 +31,49 @@ func (statusCmd) Run(e *env) error {
 	if e.cli.JSON {
 		return e.printJSON(s)
 	}
-	fmt.Fprintf(e.stdout, "%s/%s, trust domain %s, version %s\n", s.Deployment, s.Gateway, s.TrustDomain, s.Version)
-	fmt.Fprintf(e.stdout, "agents    https://%s/mcp", s.Agents)
+	line := func(name, format string, a ...any) {
+		fmt.Fprintf(e.stdout, "%-10s%s\n", name, fmt.Sprintf(format, a...))
+	}
+	line("gateway", "%s/%s, trust domain %s, version %s", s.Deployment, s.Gateway, s.TrustDomain, s.Version)
+	line("agents", "https://%s/mcp", s.Agents)
 	if s.Loopback != "" {
-		fmt.Fprintf(e.stdout, "  and http://%s/mcp (bearer tokens, this machine only)", s.Loopback)
+		line("", "http://%s/mcp for bearer tokens, this machine only", s.Loopback)
 	}
-	fmt.Fprintf(e.stdout, "\npolicy    snapshot %d\nrevoked   epoch %d\n", s.Snapshot, s.Epoch)
-	fmt.Fprintf(e.stdout, "log       %d entries, %d indexed; not independently witnessed\n", s.LogSize, s.Indexed)
+	if s.Snapshot == 0 {
+		line("policy", "none is loaded: everything is refused")
+	} else {
+		line("policy", "snapshot %d", s.Snapshot)
+	}
+	line("revoked", "epoch %d", s.Epoch)
+	indexed := "all indexed"
+	if s.Indexed < s.LogSize {
+		indexed = fmt.Sprintf("%d indexed", s.Indexed)
+	}
+	line("log", "%d entries, %s; not independently witnessed", s.LogSize, indexed)
+	if len(s.Servers) == 0 {
+		line("servers", "none are configured")
+		return nil
+	}
+	fmt.Fprintln(e.stdout)
+	var rows [][]string
 	for _, srv := range s.Servers {
-		state := "read " + when(srv.ReadAt)
-		if srv.Error != "" {
-			state = "not readable: " + show(srv.Error)
-		} else if srv.Changed > 0 {
-			state += ", " + strconv.Itoa(srv.Changed) + " definitions differ from what was accepted"
-		}
-		fmt.Fprintf(e.stdout, "server    %s: %s\n", srv.Name, state)
+		rows = append(rows, []string{srv.Name, when(srv.ReadAt), serverState(srv)})
 	}
-	return nil
+	return e.table([]string{"SERVER", "LAST READ", "STATE"}, rows)
+}
+
+func serverState(s control.ServerStatus) string {
+	switch {
+	case s.Error != "":
+		return s.Error
+	case s.ReadAt.IsZero():
+		return "not read yet"
+	case s.Changed == 1:
+		return "1 definition is not as it was accepted; see: ostiary tools list " + s.Name
+	case s.Changed > 1:
+		return strconv.Itoa(s.Changed) + " definitions are not as they were accepted; see: ostiary tools list " + s.Name
+	}
+	return "as accepted"
 }
 
 type keysCmd struct{}
@@ -69,10 +101,10 @@ type agentCmd struct {
 
 // agentFlags describe a new agent.
 type agentFlags struct {
-	Name      string   `arg:"" help:"Its name e.g. payments for spiffe://<trust domain>/agent/payments, or a whole SPIFFE ID."`
-	Principal string   `default:"organisation:self" help:"On whose authority it acts: person:NAME, organisation:NAME or service:NAME (${default})."`
-	Owner     string   `help:"Who answers for it."`
-	Zone      string   `default:"default" help:"Its zone (${default})."`
+	Name      string   `arg:"" help:"Its name, for example payments for spiffe://<trust domain>/agent/payments, or a whole SPIFFE ID."`
+	Principal string   `placeholder:"KIND:NAME" help:"On whose authority it acts: person:NAME, organisation:NAME or service:NAME. Of a new agent organisation:self; an enrolled one keeps its own."`
+	Owner     string   `help:"Who answers for it; else its principal."`
+	Zone      string   `help:"Its zone; else default."`
 	Role      []string `help:"A role it holds; may be repeated."`
 }
 
@@ -109,7 +141,7 @@ func (c *agentAddCmd) Run(e *env) error {
 	if e.cli.JSON {
 		return e.printJSON(a)
 	}
-	fmt.Fprintf(e.stdout, "%s is enrolled until %s. Mint it a token with: ostiary token %s\n", a.ID, when(a.Expires), c.Name)
+	fmt.Fprintf(e.stdout, "%s is enrolled for %s until %s. Mint it a token with: ostiary token %s\n", a.ID, a.Principal, when(a.Expires), c.Name)
 	return nil
 }
 
@@ -129,11 +161,7 @@ func (agentListCmd) Run(e *env) error {
 	}
 	var rows [][]string
 	for _, a := range all {
-		state := "enrolled"
-		if a.Disabled {
-			state = "disabled"
-		}
-		rows = append(rows, []string{a.ID, a.Principal, a.Zone, dash(strings.Join(a.Roles, ",")), state, when(a.Expires)})
+		rows = append(rows, []string{a.ID, a.Principal, a.Zone, dash(strings.Join(a.Roles, ",")), a.State, when(a.Expires)})
 	}
 	return e.table([]string{"AGENT", "PRINCIPAL", "ZONE", "ROLES", "STATE", "MANDATE UNTIL"}, rows)
 }
@@ -141,18 +169,21 @@ func (agentListCmd) Run(e *env) error {
 type agentRevokeCmd struct {
 	Subject string `arg:"" help:"The agent's name; or, with --kind, a mandate id, key digest or serial."`
 	Kind    string `enum:"agent,mandate,key,serial" default:"agent" help:"What is revoked: agent, mandate, key or serial (${default})."`
-	Reason  string `required:"" help:"Why; it stays in the log."`
+	Reason  string `required:"" placeholder:"TEXT" help:"Why; it stays in the log."`
 }
 
 func (c *agentRevokeCmd) Run(e *env) error {
-	var out map[string]uint64
+	var out control.Revoked
 	if err := e.ask(http.MethodPost, "/v1/revocations", nil, control.RevokeRequest{Kind: c.Kind, Subject: c.Subject, Reason: c.Reason}, &out); err != nil {
 		return err
 	}
 	if e.cli.JSON {
 		return e.printJSON(out)
 	}
-	fmt.Fprintf(e.stdout, "%s %s is revoked; the revocation epoch is now %d\n", c.Kind, c.Subject, out["epoch"])
+	fmt.Fprintf(e.stdout, "%s %s is revoked; the revocation epoch is now %d\n", c.Kind, c.Subject, out.Epoch)
+	if !out.Known {
+		fmt.Fprintf(e.stderr, "No agent of this name is enrolled. Join tokens made for it so far are of no use any more; see: ostiary agent list\n")
+	}
 	return nil
 }
 
@@ -185,33 +216,27 @@ type toolsCmd struct {
 
 type toolsListCmd struct {
 	Server string `arg:"" optional:"" help:"Only this server's."`
-	Kind   string `default:"" help:"Only this kind: tool, prompt, resource or template."`
+	Kind   string `placeholder:"KIND" help:"Only this kind: tool, prompt, resource or template."`
 }
 
 func (c *toolsListCmd) Run(e *env) error {
 	var all []control.Tool
-	if err := e.ask(http.MethodGet, "/v1/tools", map[string][]string{"server": {c.Server}}, nil, &all); err != nil {
+	if err := e.ask(http.MethodGet, "/v1/tools", map[string][]string{"server": {c.Server}, "kind": {c.Kind}}, nil, &all); err != nil {
 		return err
 	}
-	return e.printTools(all, c.Kind)
+	return e.printTools(all)
 }
 
-func (e *env) printTools(all []control.Tool, kind string) error {
-	kept := []control.Tool{}
-	for _, t := range all {
-		if kind == "" || t.Kind == kind {
-			kept = append(kept, t)
-		}
-	}
+func (e *env) printTools(all []control.Tool) error {
 	if e.cli.JSON {
-		return e.printJSON(kept)
+		return e.printJSON(all)
 	}
-	if len(kept) == 0 {
-		fmt.Fprintln(e.stdout, "Nothing has been read yet. Look at: ostiary status")
+	if len(all) == 0 {
+		fmt.Fprintln(e.stdout, "Nothing of this was read from any server. See: ostiary status")
 		return nil
 	}
 	var rows [][]string
-	for _, t := range kept {
+	for _, t := range all {
 		hint := "changes state"
 		switch {
 		case t.Kind != catalog.KindTool:
@@ -231,15 +256,15 @@ func (e *env) printTools(all []control.Tool, kind string) error {
 }
 
 type toolsDiffCmd struct {
-	Server string `arg:""`
-	Name   string `arg:""`
-	Kind   string `default:"tool" help:"tool, prompt, resource or template (${default})."`
+	Server string `arg:"" help:"The configured server."`
+	Name   string `arg:"" help:"The definition: a tool's or prompt's name, a resource's URI."`
+	Kind   string `default:"tool" enum:"tool,prompt,resource,template" help:"Its kind: tool, prompt, resource or template (${default})."`
 }
 
 func (c *toolsDiffCmd) Run(e *env) error {
 	var out map[string]string
 	if err := e.ask(http.MethodGet, "/v1/tools/diff", map[string][]string{"server": {c.Server}, "name": {c.Name}, "kind": {c.Kind}}, nil, &out); err != nil {
-		return err
+		return about(c.Server+" "+c.Name, err)
 	}
 	if e.cli.JSON {
 		return e.printJSON(out)
@@ -253,15 +278,20 @@ func (c *toolsDiffCmd) Run(e *env) error {
 }
 
 type toolsReadCmd struct {
-	Server string `arg:""`
+	Server string `arg:"" help:"The configured server."`
+}
+
+// about puts what was asked for before what is wrong with it.
+func about(what string, err error) error {
+	return fmt.Errorf("%s: %w", show(strings.TrimSpace(what)), err)
 }
 
 func (c *toolsReadCmd) Run(e *env) error {
 	var all []control.Tool
 	if err := e.ask(http.MethodPost, "/v1/tools/read", nil, control.ToolRequest{Server: c.Server}, &all); err != nil {
-		return err
+		return about(c.Server, err)
 	}
-	return e.printTools(all, "")
+	return e.printTools(all)
 }
 
 type toolsAcceptCmd struct {
@@ -275,7 +305,7 @@ type toolsAcceptCmd struct {
 func (c *toolsAcceptCmd) Run(e *env) error {
 	var a control.Accepted
 	if err := e.ask(http.MethodPost, "/v1/tools/accept", nil, control.ToolRequest{Server: c.Server, Name: c.Name, Kind: c.Kind, Pin: c.Pin, Force: c.Force}, &a); err != nil {
-		return err
+		return about(c.Server+" "+c.Name, err)
 	}
 	if e.cli.JSON {
 		return e.printJSON(a)

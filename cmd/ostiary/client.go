@@ -10,14 +10,13 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/daemon"
 	"github.com/ostiary/ostiary/internal/egress"
-	"github.com/ostiary/ostiary/internal/policy"
 )
 
 // maxAnswer bounds what a command reads from its gateway; ten thousand log
@@ -80,28 +79,50 @@ func (e *env) ask(method, path string, query url.Values, in, out any) error {
 	return json.Unmarshal(b, out)
 }
 
+// problem turns the gateway's refusal back into an error. Problems of the
+// policy folder are printed where they belong: in the JSON if that is asked
+// for, else before the error.
 func (e *env) problem(b []byte, status string) error {
 	var p control.Problem
 	if err := json.Unmarshal(b, &p); err != nil || p.Detail == "" {
 		return fmt.Errorf("the gateway answered %s", status)
 	}
-	printProblems(e.stderr, p.Problems)
-	err := ostiary.Errorf(ostiary.Denied, p.Code, "%s", p.Detail)
+	if e.cli.JSON && len(p.Problems) > 0 {
+		if err := e.printJSON(p); err != nil {
+			return err
+		}
+	} else {
+		printProblems(e.stderr, p.Problems)
+	}
+	err := ostiary.Errorf(kindNamed(p.Kind), p.Code, "%s", p.Detail)
 	if p.Field != "" && !strings.Contains(p.Detail, p.Field) {
 		err.Detail = p.Field + ": " + p.Detail
+	}
+	if p.Cause != "" {
+		err = err.Because(errors.New(show(p.Cause)))
 	}
 	return err
 }
 
-func printProblems(w io.Writer, problems []policy.Problem) {
+// kindNamed is the kind of error with this name; an unknown one is Internal.
+func kindNamed(name string) ostiary.Kind {
+	for k := ostiary.Internal; k <= ostiary.Corrupt; k++ {
+		if k.String() == name {
+			return k
+		}
+	}
+	return ostiary.Internal
+}
+
+func printProblems(w io.Writer, problems []control.PolicyProblem) {
 	for _, p := range problems {
 		where := p.File
 		if p.Line > 0 {
 			where = fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
 		}
-		fmt.Fprintf(w, "%s: %s: %s [%s]\n", where, p.Severity, p.Message, p.Code)
+		fmt.Fprintf(w, "%s: %s: %s [%s]\n", where, p.Severity, show(p.Message), p.Code)
 		if p.Suggestion != "" {
-			fmt.Fprintf(w, "\t%s\n", p.Suggestion)
+			fmt.Fprintf(w, "    %s\n", show(p.Suggestion))
 		}
 	}
 }
@@ -113,18 +134,55 @@ func (e *env) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// table prints rows under a head. Cells hold foreign text, so every one goes
-// through show.
+// table prints rows under a head.
 func (e *env) table(head []string, rows [][]string) error {
-	w := tabwriter.NewWriter(e.stdout, 2, 8, 2, ' ', 0)
-	fmt.Fprintln(w, strings.Join(head, "\t"))
-	for _, r := range rows {
-		for i := range r {
-			r[i] = show(r[i])
-		}
-		fmt.Fprintln(w, strings.Join(r, "\t"))
+	return (&grid{w: e.stdout}).print(head, rows)
+}
+
+// grid prints rows in columns that stay where they are from one printing to
+// the next: a column only ever grows. Cells hold foreign text, so every one
+// goes through show.
+type grid struct {
+	w      io.Writer
+	widths []int // in characters, by column
+}
+
+// gap stands between two columns.
+const gap = "  "
+
+// print writes the head, if there is one, and the rows.
+func (g *grid) print(head []string, rows [][]string) error {
+	var lines [][]string
+	if head != nil {
+		lines = append(lines, head)
 	}
-	return w.Flush()
+	for _, r := range rows {
+		line := make([]string, len(r))
+		for i := range r {
+			line[i] = show(r[i])
+		}
+		lines = append(lines, line)
+	}
+	for _, l := range lines {
+		for i, cell := range l {
+			if i == len(g.widths) {
+				g.widths = append(g.widths, 0)
+			}
+			g.widths[i] = max(g.widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	var b strings.Builder
+	for _, l := range lines {
+		for i, cell := range l {
+			b.WriteString(cell)
+			if i < len(l)-1 { // the last column ends where it ends
+				b.WriteString(strings.Repeat(" ", g.widths[i]-utf8.RuneCountInString(cell)) + gap)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	_, err := io.WriteString(g.w, b.String())
+	return err
 }
 
 func when(t time.Time) string {

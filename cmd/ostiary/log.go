@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,16 +21,24 @@ type logCmd struct {
 	Verify logVerifyCmd `cmd:"" help:"Verify a log offline, against a copy."`
 }
 
-// followEvery is how often a followed log is asked for more.
-const followEvery = 500 * time.Millisecond
+const (
+	// followEvery is how often a followed log is asked for more.
+	followEvery = 500 * time.Millisecond
+	// followPage is how many entries one such question brings at most; when
+	// it is full the next one is asked at once.
+	followPage = 1000
+	// followOverlap is how far back each question reaches: entries carry the
+	// time when they were made and enter the index a little later.
+	followOverlap = 5 * time.Second
+)
 
 type logListCmd struct {
 	Agent       string `help:"Only this agent: SPIFFE ID or last path segment."`
 	Principal   string `help:"Only on this principal's authority."`
 	Tool        string `help:"Only this tool or action."`
 	Server      string `help:"Only this server."`
-	Decision    string `enum:",permit,deny" default:"" help:"Only permit or deny."`
-	Disposition string `help:"Only this fate: refused, held, delivered, withheld, failed, unknown."`
+	Decision    string `placeholder:"DECISION" enum:",permit,deny" default:"" help:"Only permit or deny."`
+	Disposition string `placeholder:"FATE" enum:",refused,held,delivered,withheld,failed,unknown" default:"" help:"Only this fate: refused, held, delivered, withheld, failed, unknown."`
 	Code        string `help:"Only this reason code."`
 	Session     string `help:"Only this session."`
 	Since       string `help:"Not before: a time (2026-11-20T10:00:00Z) or how long ago (15m)."`
@@ -60,6 +70,7 @@ func (c *logListCmd) query() (url.Values, error) {
 	switch {
 	case c.Changes:
 		q.Set("log", "deployment")
+		q.Set("details", "true")
 		if !c.All {
 			q.Set("kind", "change")
 		}
@@ -90,35 +101,94 @@ func (c *logListCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	p := &logPrinter{logListCmd: c, e: e, grid: grid{w: e.stdout}, seen: map[string]time.Time{}}
+	if c.Follow {
+		p.grid.widths = []int{12, 18, 12, 28, 8, 9} // about what will come, so that columns rarely move
+	}
 	var page control.Listing
 	if err := e.ask(http.MethodGet, "/v1/log", q, nil, &page); err != nil {
 		return err
 	}
-	seen := map[string]bool{}
-	if err := c.print(e, page, seen, true); err != nil || !c.Follow {
+	slices.Reverse(page.Entries)
+	if err := p.print(page, true); err != nil || !c.Follow {
 		return err
 	}
+	return p.follow(q)
+}
+
+// follow asks for what is new until the command is stopped.
+func (p *logPrinter) follow(q url.Values) error {
+	q.Set("newest", "false")
+	q.Set("limit", strconv.Itoa(followPage))
+	started := time.Now()
+	if !p.newest.IsZero() {
+		started = p.newest
+	}
+	from := started
 	for {
-		select {
-		case <-e.ctx.Done():
-			return nil
-		case <-time.After(followEvery):
-		}
-		if err := e.ask(http.MethodGet, "/v1/log", q, nil, &page); err != nil {
-			if e.ctx.Err() != nil {
-				return nil
+		q.Set("since", from.UTC().Format(time.RFC3339Nano))
+		var page control.Listing
+		if err := p.e.ask(http.MethodGet, "/v1/log", q, nil, &page); err != nil {
+			if p.e.ctx.Err() != nil {
+				return nil // stopped while asking
 			}
 			return err
 		}
-		if err := c.print(e, page, seen, false); err != nil {
+		if err := p.print(page, false); err != nil {
 			return err
+		}
+		if n := len(page.Entries); n == followPage && page.Entries[n-1].Time.After(from) {
+			from = page.Entries[n-1].Time
+			continue
+		}
+		from = later(started, p.newest.Add(-followOverlap))
+		p.forget(from)
+		select {
+		case <-p.e.ctx.Done():
+			return nil
+		case <-time.After(followEvery):
 		}
 	}
 }
 
-// print writes what was not printed before, oldest first. Without --entries
-// an action is one line: its Outcome, or its Intent while it runs.
-func (c *logListCmd) print(e *env, page control.Listing, seen map[string]bool, head bool) error {
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// logPrinter prints entries once each, in columns that stay.
+type logPrinter struct {
+	*logListCmd
+	e      *env
+	grid   grid
+	seen   map[string]time.Time // by entry, not older than a question reaches back
+	newest time.Time            // of any entry seen
+}
+
+// forget drops what no further question can bring.
+func (p *logPrinter) forget(before time.Time) {
+	maps.DeleteFunc(p.seen, func(_ string, t time.Time) bool { return t.Before(before) })
+}
+
+// hidden reports whether a listing leaves an entry out: an Intent whose
+// Outcome stands beside it, and, without --all, the gateway's own business.
+func (p *logPrinter) hidden(x *control.Entry, answered map[string]bool) bool {
+	switch {
+	case !p.Entries && x.Kind == "intent" && answered[x.ID]:
+		return true
+	case p.All:
+		return false
+	case p.Changes:
+		return x.Action == "" // a log was opened
+	}
+	return x.Action == "discover_server"
+}
+
+// print writes what was not printed before. The page is oldest first. Without
+// --entries an action is one line: its Outcome, or its Intent while it runs.
+func (p *logPrinter) print(page control.Listing, head bool) error {
 	answered := map[string]bool{}
 	for _, x := range page.Entries {
 		if x.Kind == "outcome" && x.Answers != "" {
@@ -126,169 +196,83 @@ func (c *logListCmd) print(e *env, page control.Listing, seen map[string]bool, h
 		}
 	}
 	var fresh []control.Entry
-	for i := len(page.Entries) - 1; i >= 0; i-- {
-		x := page.Entries[i]
-		hidden := !c.Entries && x.Kind == "intent" && answered[x.ID]
-		if seen[x.Ref] || hidden || (!c.All && x.Action == "discover_server") {
+	for _, x := range page.Entries {
+		p.newest = later(p.newest, x.Time)
+		if _, ok := p.seen[x.Ref]; ok || p.hidden(&x, answered) {
 			continue
 		}
-		seen[x.Ref] = true
+		p.seen[x.Ref] = x.Time
 		fresh = append(fresh, x)
 	}
-	if e.cli.JSON {
+	if p.e.cli.JSON {
 		for _, x := range fresh {
 			b, err := json.Marshal(x)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(e.stdout, string(b))
+			if _, err := fmt.Fprintln(p.e.stdout, string(b)); err != nil {
+				return err
+			}
 		}
 		return nil
 	}
-	if len(fresh) == 0 && head && !c.Follow {
-		fmt.Fprintln(e.stdout, "Nothing matches. Readings of definitions and the log's own entries are shown with --all.")
+	if len(fresh) == 0 && head && !p.Follow {
+		fmt.Fprintln(p.e.stdout, "Nothing matches. Readings of definitions and the log's own entries are shown with --all.")
 		return nil
 	}
 	var rows [][]string
-	for _, x := range fresh {
-		fate := x.Disposition
-		if x.Kind == "intent" {
-			fate = "running"
-		} else if x.Kind != "outcome" {
-			fate = x.Kind
-		}
-		why := x.Code
-		if len(x.Policies) > 0 {
-			why += " by " + strings.Join(x.Policies, ",")
-		}
-		rows = append(rows, []string{x.Ref, x.Time.Local().Format("01-02 15:04:05.000"), lastSegment(x.Agent), dash(x.Action), dash(x.Decision), fate, dash(why)})
+	for i := range fresh {
+		rows = append(rows, p.row(&fresh[i]))
 	}
-	if len(rows) == 0 {
+	var headings []string
+	switch {
+	case !head && len(rows) == 0:
 		return nil
+	case head && p.Changes:
+		headings = []string{"ENTRY", "TIME", "AGENT", "CHANGE", "BY", "WHAT"}
+	case head:
+		headings = []string{"ENTRY", "TIME", "AGENT", "ACTION", "DECISION", "FATE", "WHY"}
 	}
-	headings := []string{"ENTRY", "TIME", "AGENT", "ACTION", "DECISION", "FATE", "WHY"}
-	if !head {
-		headings = []string{"", "", "", "", "", "", ""}
-	}
-	if err := e.table(headings, rows); err != nil {
+	if err := p.grid.print(headings, rows); err != nil {
 		return err
 	}
 	if page.Indexed < page.Size && head {
-		fmt.Fprintf(e.stderr, "indexed up to %d of %d entries\n", page.Indexed, page.Size)
+		fmt.Fprintf(p.e.stderr, "indexed up to %d of %d entries\n", page.Indexed, page.Size)
 	}
 	return nil
+}
+
+func (p *logPrinter) row(x *control.Entry) []string {
+	row := []string{x.Ref, x.Time.Local().Format("01-02 15:04:05.000"), lastSegment(x.Agent), dash(x.Action)}
+	if p.Changes {
+		var d struct{ Text, By string }
+		if json.Unmarshal([]byte(x.Detail), &d) != nil || d.Text == "" {
+			d.Text = x.Code
+		}
+		return append(row, dash(d.By), dash(d.Text))
+	}
+	fate := x.Disposition
+	if x.Kind == "intent" {
+		fate = "running"
+	} else if x.Kind != "outcome" {
+		fate = x.Kind
+	}
+	return append(row, dash(x.Decision), fate, dash(why(x)))
+}
+
+// why is the policies that decided, after the reason's code where that says
+// more than the decision.
+func why(x *control.Entry) string {
+	by := strings.Join(x.Policies, ",")
+	switch {
+	case x.Code == x.Decision || x.Code == "":
+		return by
+	case by == "":
+		return x.Code
+	}
+	return x.Code + " by " + by
 }
 
 func lastSegment(id string) string {
 	return dash(ostiary.AgentID(id).Name())
-}
-
-type logShowCmd struct {
-	Entry   string `arg:"" help:"The entry: 2026-11/1234, or 1234 in the newest log."`
-	Proof   bool   `help:"Print the entry's inclusion proof (C2SP tlog-proof) instead."`
-	Changes bool   `help:"Of the deployment's log."`
-}
-
-func (c *logShowCmd) Run(e *env) error {
-	if _, err := ostiary.ParseEntryRef(c.Entry); err != nil {
-		return ostiary.Errorf(ostiary.Malformed, "entry", "%v", err)
-	}
-	var s control.Story
-	q := url.Values{"entry": {c.Entry}}
-	if c.Changes {
-		q.Set("log", "deployment")
-	}
-	if err := e.ask(http.MethodGet, "/v1/log/entry", q, nil, &s); err != nil {
-		return err
-	}
-	if c.Proof {
-		fmt.Fprint(e.stdout, s.Proof)
-		return nil
-	}
-	if e.cli.JSON {
-		return e.printJSON(s)
-	}
-	tell(e, s)
-	return nil
-}
-
-// tell writes one action as a story for people.
-func tell(e *env, s control.Story) {
-	first := s.Entries[0]
-	p := func(name, format string, a ...any) {
-		fmt.Fprintf(e.stdout, "%-12s%s\n", name, show(fmt.Sprintf(format, a...)))
-	}
-	last := first
-	for _, x := range s.Entries {
-		if x.Kind == "outcome" && (x.Answers == first.ID || x.ID == first.ID) {
-			last = x
-		}
-	}
-	p("entry", "%s in log %s", first.Ref, first.Log)
-	p("when", "%s", first.Time.Local().Format(time.RFC3339Nano))
-	if first.Agent != "" {
-		p("who", "%s, for %s, under mandate %s", first.Agent, dash(first.Principal), dash(first.Mandate))
-	}
-	if first.Action != "" {
-		p("what", "%s on %s", first.Action, dash(first.Server))
-	}
-	if first.Arguments != "" {
-		p("arguments", "%s", first.Arguments)
-	}
-	if first.Kind == "intent" || first.Kind == "outcome" {
-		p("decision", "%s (%s), snapshot %d", first.Decision, dash(last.Code), first.Snapshot)
-	}
-	for _, id := range first.Policies {
-		p("policy", "%s", id)
-	}
-	tellDetail(p, last.Detail)
-	if first.Inputs != "" {
-		p("facts", "%s", first.Inputs)
-	}
-	for _, x := range s.Entries[1:] {
-		text := fmt.Sprintf("%s %s %s", x.Ref, x.Kind, x.Disposition)
-		if x.ResultLen > 0 {
-			text += fmt.Sprintf(", %d bytes of result, sha-256 %s", x.ResultLen, x.Result[:min(12, len(x.Result))])
-		}
-		if x.Kind == "intent" {
-			text += " " + x.Action + " (inside this one)"
-		}
-		p("then", "%s (%s later)", text, x.Time.Sub(first.Time).Round(time.Microsecond))
-	}
-	if first.Kind == "intent" && len(s.Entries) == 1 {
-		p("then", "no outcome yet: it is running, or the gateway stopped before it ended")
-	}
-	if first.Sealed {
-		p("sealed", "the payload's key is gone; the proof still holds")
-	}
-	p("proof", "ostiary log show %s --proof", first.Ref)
-}
-
-// tellDetail prints the refusal as it was explained to the caller.
-func tellDetail(p func(string, string, ...any), detail string) {
-	var d struct {
-		Kind, Code, Field, Text string
-		Reasons                 []ostiary.Reason
-		Remedies                []ostiary.Remedy
-		Findings                []ostiary.Finding
-	}
-	if detail == "" || json.Unmarshal([]byte(detail), &d) != nil {
-		return
-	}
-	if d.Text != "" {
-		text := d.Text
-		if d.Field != "" {
-			text += " (at " + d.Field + ")"
-		}
-		p("why", "%s", text)
-	}
-	for _, r := range d.Reasons {
-		p("because", "%s: %s %s", r.Policy, r.Text, r.Where)
-	}
-	for _, r := range d.Remedies {
-		p("remedy", "%s would discharge %s", r.Fact, r.Policy)
-	}
-	for _, f := range d.Findings {
-		p("finding", "%s at %s", f.Kind, f.Field)
-	}
 }

@@ -82,8 +82,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "ostiary:", err)
-		fmt.Fprintln(stderr, "Run \"ostiary --help\" for the commands.")
+		usage(stderr, k, err)
 		return 2
 	}
 	if err := k.Run(&env{ctx, stdin, stdout, stderr, &c}); err != nil {
@@ -91,6 +90,20 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 1
 	}
 	return 0
+}
+
+// usage says what was wrong with the command line, and where to read on.
+func usage(w io.Writer, k *kong.Context, err error) {
+	help := "ostiary --help"
+	if p := new(kong.ParseError); k == nil && errors.As(err, &p) {
+		k = p.Context
+	}
+	if k != nil && k.Selected() != nil {
+		help = k.Selected().FullPath() + " --help"
+	}
+	text := strings.ReplaceAll(err.Error(), `one of "",`, "one of ") // "" is only what an absent flag is
+	fmt.Fprintln(w, "ostiary:", text)
+	fmt.Fprintf(w, "See: %s\n", help)
 }
 
 // complain prints an error as a sentence with its field and remedy.

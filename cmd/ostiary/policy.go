@@ -1,8 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -43,12 +43,12 @@ func (e *env) acceptedTools() ([]*ostiary.Tool, error) {
 	}
 	var out []*ostiary.Tool
 	for _, t := range all {
-		if t.State == ostiary.ToolUnpinned.String() {
-			continue
+		if t.State == ostiary.ToolUnpinned.String() || t.State == ostiary.ToolQuarantined.String() {
+			continue // nobody accepted it: no policy can be about it
 		}
 		doc, err := strictjson.Parse([]byte(t.Definition), strictjson.Request)
 		if err != nil {
-			continue // quarantined as unreadable: no policy can be about it
+			continue
 		}
 		tool := catalog.ParseDefinition(t.Server, t.Kind, doc.Root())
 		tool.State = ostiary.ToolPinned
@@ -75,12 +75,8 @@ func (c *policyInitCmd) Run(e *env) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	names := make([]string, 0, len(src.Files))
-	for name := range src.Files {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	wrote := []string{}
+	for _, name := range slices.Sorted(maps.Keys(src.Files)) {
 		path := filepath.Join(dir, filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
@@ -99,6 +95,12 @@ func (c *policyInitCmd) Run(e *env) error {
 		if err != nil {
 			return err
 		}
+		wrote = append(wrote, path)
+	}
+	if e.cli.JSON {
+		return e.printJSON(map[string][]string{"wrote": wrote})
+	}
+	for _, path := range wrote {
 		fmt.Fprintln(e.stdout, "wrote", path)
 	}
 	fmt.Fprintln(e.stdout, "It permits listing and what tools say is read-only, and nothing that changes state. Each file explains how to open more.\nPublish it with: ostiary policy load")
@@ -122,12 +124,10 @@ func (c *policyCheckCmd) Run(e *env) error {
 	if err != nil {
 		fmt.Fprintf(e.stderr, "Checking without tools: %s\n", ostiary.AsError(err).Detail)
 	}
-	set, problems := policy.Compile(src, tools)
+	set, found := policy.Compile(src, tools)
+	problems := control.PolicyProblems(found)
 	if e.cli.JSON {
-		if problems == nil {
-			problems = []policy.Problem{}
-		}
-		if err := json.NewEncoder(e.stdout).Encode(problems); err != nil {
+		if err := e.printJSON(problems); err != nil {
 			return err
 		}
 	} else {

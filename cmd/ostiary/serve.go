@@ -17,6 +17,9 @@ func (c *serveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	if c.Check && e.cli.JSON {
+		return e.printJSON(map[string]string{"config": e.cli.Config, "state": "good"})
+	}
 	if c.Check {
 		fmt.Fprintf(e.stdout, "%s is good\n", e.cli.Config)
 		return nil

@@ -12,11 +12,32 @@ import (
 
 // Problem is an error as the API returns it, with the HTTP status of its kind.
 type Problem struct {
-	Kind     string           `json:"kind"`
-	Code     string           `json:"code"`
-	Field    string           `json:"field,omitempty"`
-	Detail   string           `json:"detail"`
-	Problems []policy.Problem `json:"problems,omitempty"`
+	Kind     string          `json:"kind"`
+	Code     string          `json:"code"`
+	Field    string          `json:"field,omitempty"`
+	Detail   string          `json:"detail"`
+	Cause    string          `json:"cause,omitempty"` // of a server that failed: what the network or the process said
+	Problems []PolicyProblem `json:"problems,omitempty"`
+}
+
+// PolicyProblem is something wrong with the policy folder.
+type PolicyProblem struct {
+	File       string `json:"file"`
+	Line       int    `json:"line,omitempty"`   // from 1; absent if the problem has no place
+	Column     int    `json:"column,omitempty"` // from 1, in characters
+	Severity   string `json:"severity"`         // "error", "warning"
+	Code       string `json:"code"`
+	Message    string `json:"message"`
+	Suggestion string `json:"suggestion,omitempty"`
+}
+
+// PolicyProblems turns a compiler's problems into their JSON form.
+func PolicyProblems(list []policy.Problem) []PolicyProblem {
+	out := make([]PolicyProblem, len(list))
+	for i, p := range list {
+		out[i] = PolicyProblem{File: p.File, Line: p.Line, Column: p.Column, Severity: p.Severity.String(), Code: p.Code, Message: p.Message, Suggestion: p.Suggestion}
+	}
+	return out
 }
 
 // Status is the answer of GET /v1/status.
@@ -53,6 +74,8 @@ type ServerStatus struct {
 }
 
 // AgentRequest asks for a join token, or to enrol an agent for bearer tokens.
+// Of an agent that is enrolled already, what is left out stays as it is; else
+// the principal is organisation:self and the zone is default.
 type AgentRequest struct {
 	Name      string   `json:"name"` // a path below the trust domain, or a whole SPIFFE ID
 	Principal string   `json:"principal"`
@@ -81,7 +104,7 @@ type Agent struct {
 	Expires   time.Time `json:"mandate_expires,omitzero"`
 	Enrolled  time.Time `json:"enrolled"`
 	Method    string    `json:"method"`
-	Disabled  bool      `json:"disabled"`
+	State     string    `json:"state"` // "enrolled", "revoked", "disabled", "ended"
 }
 
 // RevokeRequest ends an agent, mandate, key or one credential.
@@ -89,6 +112,12 @@ type RevokeRequest struct {
 	Kind    string `json:"kind"`
 	Subject string `json:"subject"`
 	Reason  string `json:"reason"`
+}
+
+// Revoked is the answer to a revocation.
+type Revoked struct {
+	Epoch uint64 `json:"epoch"`
+	Known bool   `json:"known"` // false: no such agent is enrolled; what was prepared for it has ended all the same
 }
 
 // TokenRequest asks for a bearer token.
@@ -132,7 +161,7 @@ type ToolRequest struct {
 type Accepted struct {
 	Tools    []Tool           `json:"tools"`
 	Snapshot uint64           `json:"snapshot"`
-	Problems []policy.Problem `json:"problems,omitempty"`
+	Problems []PolicyProblem `json:"problems,omitempty"`
 	Refused  string           `json:"policy_refused,omitempty"` // why the new snapshot was not published
 }
 
@@ -140,7 +169,7 @@ type Accepted struct {
 type Published struct {
 	Snapshot uint64           `json:"snapshot"`
 	Changed  bool             `json:"changed"`
-	Problems []policy.Problem `json:"problems,omitempty"`
+	Problems []PolicyProblem `json:"problems,omitempty"`
 }
 
 // Entry is a ledger entry for people and programs.
@@ -167,7 +196,8 @@ type Entry struct {
 	Pin         string    `json:"pin,omitempty"`
 	Asked       string    `json:"asked,omitempty"`
 
-	// Of a story only, where the payload can be opened.
+	// Of a story, and of a listing with details=true, where the payload can
+	// be opened.
 	Arguments string `json:"arguments,omitempty"`
 	Inputs    string `json:"inputs,omitempty"`
 	Detail    string `json:"detail,omitempty"`

@@ -120,6 +120,13 @@ func (c *Control) change(ctx context.Context, action, code, detail string) (osti
 	return r, nil
 }
 
+// by is the operator who asked for a change, "" if an agent or the gateway
+// itself did.
+func by(ctx context.Context) string {
+	s, _ := ctx.Value(operatorKey{}).(string)
+	return s
+}
+
 // RecordEvent puts an event of the authority into the deployment's log: it is
 // the authority's Record.
 func RecordEvent(changes Changes, clock func() time.Time) func(context.Context, identity.Event) error {
@@ -127,7 +134,7 @@ func RecordEvent(changes Changes, clock func() time.Time) func(context.Context, 
 		_, err := changes.Append(ctx, &ostiary.Entry{
 			Kind: ostiary.KindChange, Time: clock(), Action: e.What, Code: "ok", Permit: true,
 			Agent: e.Agent, Principal: e.Principal, Mandate: e.Mandate,
-			Payload: ostiary.Payload{Detail: []byte(detailJSON(map[string]string{"text": e.Detail, "serial": e.Serial}))},
+			Payload: ostiary.Payload{Detail: []byte(detailJSON(map[string]string{"text": e.Detail, "serial": e.Serial, "by": by(ctx)}))},
 		})
 		return err
 	}

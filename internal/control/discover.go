@@ -20,8 +20,10 @@ const (
 	readTimeout    = 30 * time.Second // one server's definitions; a stdio server may have to start first
 )
 
+type list struct{ kind, method, member string }
+
 // lists are the methods that say what a server offers.
-var lists = []struct{ kind, method, member string }{
+var lists = []list{
 	{catalog.KindTool, "tools/list", "tools"},
 	{catalog.KindPrompt, "prompts/list", "prompts"},
 	{catalog.KindResource, "resources/list", "resources"},
@@ -67,12 +69,22 @@ func (c *Control) differing(server string) int {
 func (c *Control) noteReading(server string, changed int, err error) {
 	r := Reading{At: c.o.Clock(), Changed: changed}
 	if err != nil {
-		r.Err = ostiary.AsError(err).Detail
-		c.o.Logger.Warn("cannot read a server's definitions", "server", server, "error", err)
+		e := ostiary.AsError(err)
+		if r.Err = e.Detail; cause(e) != "" {
+			r.Err += ": " + cause(e)
+		}
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	was := c.last[server]
 	c.last[server] = r
+	c.mu.Unlock()
+	switch { // once, not at every reading of a server that stays down
+	case r.Err == was.Err:
+	case r.Err != "":
+		c.o.Logger.Warn("cannot read a server's definitions", "server", server, "error", err)
+	default:
+		c.o.Logger.Info("a server's definitions can be read again", "server", server)
+	}
 }
 
 func (c *Control) readList(ctx context.Context, server, kind, method, member string) ([]ostiary.Tool, error) {

@@ -9,15 +9,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/catalog"
+	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/strictjson"
@@ -78,7 +78,7 @@ func (c *Control) reply(w http.ResponseWriter, out any, err error) {
 		if e.Kind == ostiary.Internal {
 			c.o.Logger.Error("administrative request failed", "error", err)
 		}
-		p := Problem{Kind: e.Kind.String(), Code: e.Code, Field: e.Field, Detail: e.Detail}
+		p := Problem{Kind: e.Kind.String(), Code: e.Code, Field: e.Field, Detail: e.Detail, Cause: cause(e)}
 		if pub, ok := out.(Published); ok {
 			p.Problems = pub.Problems
 		}
@@ -88,6 +88,19 @@ func (c *Control) reply(w http.ResponseWriter, out any, err error) {
 	if err := json.NewEncoder(w).Encode(out); err != nil {
 		c.o.Logger.Warn("the operator left before the answer", "error", err)
 	}
+}
+
+// maxCause bounds what is passed on of a failing server's own words.
+const maxCause = 512
+
+// cause is what the network or a server's process said, for the operator
+// alone: without it "cannot be reached" is no help.
+func cause(e *ostiary.Error) string {
+	if e.Kind != ostiary.Upstream || e.Err == nil {
+		return ""
+	}
+	text := strings.ReplaceAll(e.Err.Error(), gate.ErrNotSent.Error()+": ", "") // said by the kind of error already
+	return strings.ToValidUTF8(text[:min(maxCause, len(text))], "")
 }
 
 // body reads a JSON request, strictly, into v: one document, no duplicate or
@@ -139,7 +152,7 @@ func (c *Control) getAgents(*http.Request) (any, error) {
 func (c *Control) agent(a identity.AgentRecord) Agent {
 	out := Agent{
 		ID: string(a.ID), Principal: string(a.Principal), Owner: a.Owner, Zone: a.Zone, Roles: a.Roles,
-		Mandate: string(a.Mandate), Enrolled: a.Enrolled, Method: a.Method, Disabled: a.Disabled,
+		Mandate: string(a.Mandate), Enrolled: a.Enrolled, Method: a.Method, State: c.o.Authority.State(a.ID),
 	}
 	if m, ok := c.o.Authority.Mandate(a.Mandate); ok {
 		out.Expires = m.Expires
@@ -161,7 +174,31 @@ func (c *Control) joinToken(in AgentRequest) (identity.JoinToken, time.Duration,
 		return identity.JoinToken{}, 0, err
 	}
 	life, err := parseLife(in.Life)
+	old, enrolled := c.o.Authority.Agent(id)
+	if enrolled {
+		in = in.keep(old)
+	}
+	if in.Principal == "" {
+		in.Principal = "organisation:self"
+	}
 	return identity.JoinToken{Agent: id, Principal: ostiary.PrincipalID(in.Principal), Owner: in.Owner, Zone: in.Zone, Roles: in.Roles}, life, err
+}
+
+// keep fills in what was left out from the agent's record, so that joining
+// again does not change on whose authority it acts unless somebody says so.
+func (in AgentRequest) keep(old identity.AgentRecord) AgentRequest {
+	for _, f := range []struct {
+		to   *string
+		from string
+	}{{&in.Principal, string(old.Principal)}, {&in.Owner, old.Owner}, {&in.Zone, old.Zone}} {
+		if *f.to == "" {
+			*f.to = f.from
+		}
+	}
+	if len(in.Roles) == 0 {
+		in.Roles = old.Roles
+	}
+	return in
 }
 
 func parseLife(s string) (time.Duration, error) {
@@ -232,18 +269,19 @@ func (c *Control) postRevocation(r *http.Request) (any, error) {
 	if err := body(r, &in); err != nil {
 		return nil, err
 	}
+	known := true
 	if in.Kind == string(identity.RevokeAgent) {
 		id, err := c.agentID(in.Subject)
 		if err != nil {
 			return nil, err
 		}
-		in.Subject = string(id)
+		in.Subject, known = string(id), c.o.Authority.State(id) != ""
 	}
 	epoch, err := c.o.Authority.Revoke(r.Context(), identity.Revocation{Kind: identity.RevocationKind(in.Kind), Subject: in.Subject, Reason: in.Reason, At: c.o.Clock()})
 	if err != nil {
 		return nil, err
 	}
-	return map[string]uint64{"epoch": epoch}, nil
+	return Revoked{Epoch: epoch, Known: known}, nil
 }
 
 func (c *Control) postToken(r *http.Request) (any, error) {
@@ -275,12 +313,20 @@ func (c *Control) postToken(r *http.Request) (any, error) {
 
 func (c *Control) getTools(r *http.Request) (any, error) {
 	q := r.URL.Query()
+	server, kind := q.Get("server"), q.Get("kind")
+	if server != "" {
+		if err := c.known(server); err != nil {
+			return nil, err
+		}
+	}
+	if kind != "" && !slices.ContainsFunc(lists, func(l list) bool { return l.kind == kind }) {
+		return nil, ostiary.Errorf(ostiary.Malformed, "kind", "write tool, prompt, resource or template").At("kind")
+	}
 	out := []Tool{}
 	for _, t := range c.o.Book.Tools() {
-		if s := q.Get("server"); s != "" && s != t.Server {
-			continue
+		if (server == "" || server == t.Server) && (kind == "" || kind == t.Kind) {
+			out = append(out, toolOf(t, q.Get("definitions") == "true"))
 		}
-		out = append(out, toolOf(t, q.Get("definitions") == "true"))
 	}
 	return out, nil
 }
@@ -304,6 +350,9 @@ func (c *Control) getDiff(r *http.Request) (any, error) {
 	kind := q.Get("kind")
 	if kind == "" {
 		kind = catalog.KindTool
+	}
+	if err := c.known(q.Get("server")); err != nil {
+		return nil, err
 	}
 	text, err := c.o.Book.Diff(q.Get("server"), kind, q.Get("name"))
 	if err != nil {
@@ -357,7 +406,7 @@ func (c *Control) postAccept(r *http.Request) (any, error) {
 		return nil, err
 	}
 	tools, p, err := c.acceptWhat(r.Context(), in)
-	out := Accepted{Snapshot: p.Number, Problems: p.Problems, Tools: []Tool{}}
+	out := Accepted{Snapshot: p.Number, Problems: PolicyProblems(p.Problems), Tools: []Tool{}}
 	for i := range tools {
 		out.Tools = append(out.Tools, toolOf(&tools[i], false))
 	}
@@ -390,166 +439,12 @@ func (c *Control) acceptWhat(ctx context.Context, in ToolRequest) ([]ostiary.Too
 
 func (c *Control) postPolicy(r *http.Request) (any, error) {
 	p, err := c.Publish(r.Context())
-	return Published{Snapshot: p.Number, Changed: p.Changed, Problems: p.Problems}, err
+	return Published{Snapshot: p.Number, Changed: p.Changed, Problems: PolicyProblems(p.Problems)}, err
 }
 
-func (c *Control) getLog(r *http.Request) (any, error) {
-	q := r.URL.Query()
-	log, err := c.which(q)
-	if err != nil {
-		return nil, err
-	}
-	f, err := filterOf(q)
-	if err != nil {
-		return nil, err
-	}
-	rows, indexed, size, err := log.Query(r.Context(), f)
-	if err != nil {
-		return nil, err
-	}
-	out := Listing{Entries: []Entry{}, Indexed: indexed, Size: size}
-	for i := range rows {
-		out.Entries = append(out.Entries, entryOf(rows[i].Origin, rows[i].Ref, &rows[i].Entry))
-	}
-	return out, nil
-}
-
-// which returns the log that a query names with "log", and takes the word out.
-func (c *Control) which(q url.Values) (Log, error) {
-	defer q.Del("log")
-	switch name := q.Get("log"); name {
-	case "", "gateway":
-		return c.o.Log, nil
-	case "deployment":
-		return c.o.Changelog, nil
-	default:
-		return nil, ostiary.Errorf(ostiary.NotFound, "unknown_log", "there is no log %q; write gateway or deployment", name).At("log")
-	}
-}
-
-// filterOf reads the query of GET /v1/log. Unknown words are refused, since a
-// filter that is ignored shows too much.
-func filterOf(q url.Values) (f ledger.Filter, err error) {
-	bad := func(field, why string) error { return ostiary.Errorf(ostiary.Malformed, "filter", "%s", why).At(field) }
-	for key, vs := range q {
-		if len(vs) != 1 {
-			return f, bad(key, "give each filter once")
-		}
-		v := vs[0]
-		switch key {
-		case "agent":
-			f.Agent = v
-		case "principal":
-			f.Principal = v
-		case "session":
-			f.Session = v
-		case "action":
-			f.Action = v
-		case "server":
-			f.Server = v
-		case "code":
-			f.Code = v
-		case "newest":
-			f.Newest = v == "true"
-		case "limit":
-			if f.Limit, err = strconv.Atoi(v); err != nil || f.Limit < 1 || f.Limit > 10000 {
-				return f, bad(key, "write a number from 1 to 10000")
-			}
-		case "since", "until":
-			t, err := time.Parse(time.RFC3339Nano, v)
-			if err != nil {
-				return f, bad(key, "write a time like 2026-11-20T10:00:00Z")
-			}
-			if key == "since" {
-				f.Since = t
-			} else {
-				f.Until = t
-			}
-		case "decision":
-			if v != "permit" && v != "deny" {
-				return f, bad(key, "write permit or deny")
-			}
-			permit := v == "permit"
-			f.Permit = &permit
-		case "disposition":
-			i := slices.IndexFunc(dispositions, func(d ostiary.Disposition) bool { return d.String() == v })
-			if i < 0 {
-				return f, bad(key, "write refused, held, delivered, withheld, failed or unknown")
-			}
-			f.Disposition = &dispositions[i]
-		case "kind":
-			for k := ostiary.KindIntent; k <= ostiary.KindErasure; k++ {
-				if slices.Contains(strings.Split(v, ","), k.String()) {
-					f.Kinds = append(f.Kinds, k)
-				}
-			}
-			if len(f.Kinds) == 0 {
-				return f, bad(key, "write entry kinds like intent,outcome")
-			}
-		default:
-			return f, bad(key, "there is no such filter")
-		}
-	}
-	return f, nil
-}
-
-var dispositions = []ostiary.Disposition{ostiary.Refused, ostiary.Held, ostiary.Delivered, ostiary.Withheld, ostiary.Failed, ostiary.Unknown}
-
-// getStory returns one action whole. Asked for an Outcome, it starts from the
-// Intent that the Outcome answers.
-func (c *Control) getStory(r *http.Request) (any, error) {
-	q := r.URL.Query()
-	log, err := c.which(q)
-	if err != nil {
-		return nil, err
-	}
-	ref, err := ostiary.ParseEntryRef(q.Get("entry"))
-	if err != nil {
-		return nil, ostiary.Errorf(ostiary.Malformed, "entry", "%v", err).At("entry")
-	}
-	first, err := log.Entry(r.Context(), ref)
-	if err != nil {
-		return nil, err
-	}
-	if id := first.Entry.Answers; !id.IsZero() {
-		rows, _, _, err := log.Query(r.Context(), ledger.Filter{ID: id, Limit: 1})
-		if err != nil {
-			return nil, err
-		}
-		if len(rows) == 1 {
-			if first, err = log.Entry(r.Context(), rows[0].Ref); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return story(r.Context(), log, first)
-}
-
-func story(ctx context.Context, log Log, first LogEntry) (any, error) {
-	s := Story{Entries: []Entry{entryOf(first.Origin, first.Ref, &first.Entry).withPayload(&first.Entry.Payload, first.Opened)}}
-	rows, _, _, err := log.Query(ctx, ledger.Filter{Answers: first.Entry.ID, Limit: 1000})
-	if err != nil {
-		return nil, err
-	}
-	for _, row := range rows {
-		if row.Ref == first.Ref {
-			continue
-		}
-		e, err := log.Entry(ctx, row.Ref)
-		if err != nil {
-			return nil, err
-		}
-		s.Entries = append(s.Entries, entryOf(e.Origin, e.Ref, &e.Entry).withPayload(&e.Entry.Payload, e.Opened))
-	}
-	p, err := log.Prove(ctx, first.Ref)
-	if err != nil {
-		return nil, err
-	}
-	s.Proof = string(p)
-	return s, nil
-}
-
+// detailJSON writes what a change was, without what is empty.
 func detailJSON(m map[string]string) string {
+	maps.DeleteFunc(m, func(_, v string) bool { return v == "" })
 	b, err := json.Marshal(m)
 	if err != nil { // strings always marshal
 		panic(err)
@@ -564,9 +459,11 @@ func WithOperator(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, operatorKey{}, name)
 }
 
+// operator is who asked for a change. Without anybody at the other end it is
+// the gateway itself, at its start.
 func operator(ctx context.Context) string {
-	if s, ok := ctx.Value(operatorKey{}).(string); ok {
+	if s := by(ctx); s != "" {
 		return s
 	}
-	return "operator"
+	return "gateway"
 }

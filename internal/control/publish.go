@@ -62,7 +62,7 @@ func (c *Control) publish(ctx context.Context, src policy.Source) (Publication, 
 	if err := c.o.Snapshots.SaveSnapshot(ctx, number, signed); err != nil {
 		return p, err
 	}
-	detail := detailJSON(map[string]string{"text": fmt.Sprintf("snapshot %d published", number), "digest": set.Digest().String()})
+	detail := detailJSON(map[string]string{"text": fmt.Sprintf("snapshot %d published", number), "digest": set.Digest().String(), "by": operator(ctx)})
 	if _, err := c.change(ctx, "publish_snapshot", "ok", detail); err != nil {
 		return p, err
 	}
@@ -114,7 +114,7 @@ func (c *Control) AcceptOne(ctx context.Context, a catalog.Acceptance) ([]ostiar
 
 func (c *Control) accepted(ctx context.Context, tools []ostiary.Tool, by string) ([]ostiary.Tool, Publication, error) {
 	for _, t := range tools {
-		detail := detailJSON(map[string]string{"text": fmt.Sprintf("%s accepted %s %s of %s", by, t.Kind, t.Name, t.Server), "pin": t.Pin.String()})
+		detail := detailJSON(map[string]string{"text": fmt.Sprintf("accepted %s %s of %s", t.Kind, t.Name, t.Server), "pin": t.Pin.String(), "by": by})
 		if _, err := c.change(ctx, "accept_definition", "ok", detail); err != nil {
 			return tools, c.standing(), err
 		}
