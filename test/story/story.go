@@ -15,18 +15,27 @@
 //	sent N FILE        fail unless the recorder received N tool calls
 //	flip FILE OFFSET   change one byte of a file
 //	ports NAME...      set $NAME to a free loopback port each
+//	background FILE PROGRAM ARG...  run a program meanwhile, its output in the file; halt stops all of them in an orderly way
+//	await TEXT FILE    wait until the file holds the text; "gateway" is the running gateway's own log
+//	kill-pid FILE      SIGKILL the process whose id is in the file's first line; alive FILE: fail unless it runs
+//	hammer TOKEN URL TOOL ARGUMENTS  call without a pause until hammer-stop, whatever the answers are
+//	executed FILE      fail unless each call that the recorder received has an intent in the log
+//	proven PROOF ENTRY KEYS  fail unless the proof shows an entry of the log folder ENTRY under one of the keys
 package story
 
 import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -75,6 +84,9 @@ func Run(t *testing.T, dir string) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("OSTIARY_CONFIG", filepath.Join(e.WorkDir, "ostiary.yaml"))
+			for name, program := range map[string]string{"OSTIARY": "ostiary", "TOOLSERVER": "toolserver"} {
+				e.Setenv(name, findIn(e.Getenv("PATH"), program)) // for commands in configurations, which nothing searches for
+			}
 			e.Values[stateKey{}] = &state{}
 			e.Defer(func() { e.Values[stateKey{}].(*state).kill() })
 			return nil
@@ -91,6 +103,15 @@ func Run(t *testing.T, dir string) {
 			"stage":        stage,
 			"save":         save,
 			"waitlog":      waitlog,
+			"background":   background,
+			"halt":         halt,
+			"await":        await,
+			"kill-pid":     killPID,
+			"alive":        alive,
+			"hammer":       hammer,
+			"hammer-stop":  hammerStop,
+			"executed":     executed,
+			"proven":       proven,
 		},
 		RequireExplicitExec: false,
 	})
@@ -102,16 +123,37 @@ type stateKey struct{}
 type state struct {
 	gateway *process
 	tools   []*process
+	others  []*process // by background
+	calls   *load      // by hammer
 }
 
 type process struct {
 	cmd  *exec.Cmd
-	out  *bytes.Buffer
+	out  *output
 	done chan error
 }
 
+// output is what a process wrote so far.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
 func (s *state) kill() {
-	for _, p := range append(s.tools, s.gateway) {
+	s.calls.stop()
+	for _, p := range slices.Concat(s.tools, s.others, []*process{s.gateway}) {
 		if p != nil {
 			p.cmd.Process.Kill()
 			<-p.done
@@ -120,14 +162,22 @@ func (s *state) kill() {
 }
 
 func start(ts *testscript.TestScript, name string, args ...string) *process {
+	out := &output{}
+	p := startTo(ts, out, name, args...)
+	p.out = out
+	return p
+}
+
+// startTo is start with another place for the output.
+func startTo(ts *testscript.TestScript, w io.Writer, name string, args ...string) *process {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		path = findIn(ts.Getenv("PATH"), name)
 	}
-	p := &process{cmd: exec.Command(path, args...), out: &bytes.Buffer{}, done: make(chan error, 1)}
+	p := &process{cmd: exec.Command(path, args...), out: &output{}, done: make(chan error, 1)}
 	p.cmd.Dir = ts.Getenv("WORK")
 	p.cmd.Env = []string{"HOME=" + ts.Getenv("HOME"), "PATH=" + ts.Getenv("PATH"), "OSTIARY_CONFIG=" + ts.Getenv("OSTIARY_CONFIG"), "TMPDIR=" + ts.Getenv("TMPDIR")}
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	p.cmd.Stdout, p.cmd.Stderr = w, w
 	ts.Check(p.cmd.Start())
 	go func() { p.done <- p.cmd.Wait(); close(p.done) }()
 	return p
@@ -180,7 +230,7 @@ func gatewayStart(ts *testscript.TestScript, neg bool, args []string) {
 			if err == nil {
 				ts.Fatalf("the gateway ended without an error")
 			}
-			ts.Check(os.WriteFile(ts.MkAbs("gateway.out"), p.out.Bytes(), 0o644))
+			ts.Check(os.WriteFile(ts.MkAbs("gateway.out"), []byte(p.out.String()), 0o644))
 		case <-time.After(patience):
 			p.cmd.Process.Kill()
 			ts.Fatalf("the gateway started")
@@ -205,7 +255,7 @@ func gatewayStop(ts *testscript.TestScript, neg bool, args []string) {
 	case <-time.After(patience):
 		ts.Fatalf("the gateway does not stop\n%s", st.gateway.out)
 	}
-	ts.Check(os.WriteFile(ts.MkAbs("gateway.out"), st.gateway.out.Bytes(), 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs("gateway.out"), []byte(st.gateway.out.String()), 0o644))
 	st.gateway = nil
 }
 

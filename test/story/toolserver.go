@@ -1,6 +1,8 @@
 package story
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -18,6 +20,8 @@ import (
 // reads its definitions from a file each time it is asked, so a story can
 // change them under an accepted pin.
 //
+// With -stdio it serves lines on its standard input and output.
+//
 // The record has one line a request: method, headers of interest, and the raw
 // body.
 func toolserverMain() {
@@ -26,9 +30,19 @@ func toolserverMain() {
 	tools := fs.String("tools", "tools.json", "file with the tools array")
 	record := fs.String("record", "record.txt", "file that requests are recorded in")
 	answer := fs.String("answer", "", "file whose bytes are the result of every tools/call")
-	mode := fs.String("mode", "", "misbehave: redirect, drop, hang, wrong-id, twice, huge, error")
+	mode := fs.String("mode", "", "misbehave: redirect, drop, hang, wrong-id, twice, huge, error; on stdio: die, noise")
+	stdio := fs.Bool("stdio", false, "serve on stdin and stdout instead")
+	environ := fs.String("environ", "", "file that the environment and process id are written to at each start")
 	fs.Parse(os.Args[1:])
 	s := &toolserver{tools: *tools, record: *record, answer: *answer, mode: *mode}
+	if *environ != "" {
+		text := fmt.Sprintf("pid %d\n%s\n", os.Getpid(), strings.Join(os.Environ(), "\n"))
+		check(os.WriteFile(*environ, []byte(text), 0o600))
+	}
+	if *stdio {
+		s.stdio()
+		return
+	}
 	fatal(http.ListenAndServe(*addr, s).Error())
 }
 
@@ -62,6 +76,42 @@ func (s *toolserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no such method"}}`, idOf(m.ID))
 	}
 }
+
+// stdio serves lines. In mode die it ends in the middle of a call; in mode
+// noise it says a lot, and unseemly things, on stderr.
+func (s *toolserver) stdio() {
+	lines := bufio.NewScanner(os.Stdin)
+	lines.Buffer(nil, 8<<20)
+	for lines.Scan() {
+		w := &reply{header: http.Header{}}
+		r, err := http.NewRequest("POST", "/", bytes.NewReader(lines.Bytes()))
+		check(err)
+		switch {
+		case !bytes.Contains(lines.Bytes(), []byte(`"tools/call"`)):
+		case s.mode == "die":
+			s.note("tools/call", r, lines.Bytes(), nil)
+			os.Exit(3)
+		case s.mode == "noise":
+			fmt.Fprintln(os.Stderr, "\x1b[2Jcleared \x07 level=ERROR msg=forged")
+			for range 200 {
+				fmt.Fprintln(os.Stderr, strings.Repeat("noise ", 2000))
+			}
+		}
+		s.ServeHTTP(w, r)
+		if bytes.Contains(lines.Bytes(), []byte(`"id"`)) {
+			os.Stdout.Write(append(bytes.TrimSpace(w.Bytes()), '\n'))
+		}
+	}
+}
+
+// reply holds what the handler writes.
+type reply struct {
+	bytes.Buffer
+	header http.Header
+}
+
+func (w *reply) Header() http.Header { return w.header }
+func (w *reply) WriteHeader(int)     {}
 
 func (s *toolserver) call(w http.ResponseWriter, r *http.Request, id json.RawMessage) {
 	result := `{"resultType":"complete","content":[{"type":"text","text":"done"}]}`

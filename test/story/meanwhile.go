@@ -1,0 +1,221 @@
+package story
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/ostiary/ostiary/proof"
+)
+
+// What goes on beside a story: programs in the background, and load.
+
+// background runs a program whose output grows in a file.
+func background(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: background FILE PROGRAM ARG...")
+	}
+	st := ts.Value(stateKey{}).(*state)
+	f, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer f.Close()
+	st.others = append(st.others, startTo(ts, f, args[1], args[2:]...))
+}
+
+// halt stops every background program as Ctrl-C would.
+func halt(ts *testscript.TestScript, neg bool, args []string) {
+	st := ts.Value(stateKey{}).(*state)
+	for _, p := range st.others {
+		p.cmd.Process.Signal(os.Interrupt)
+		select {
+		case err := <-p.done:
+			if err != nil {
+				ts.Fatalf("%v ended badly: %v", p.cmd.Args, err)
+			}
+		case <-time.After(patience):
+			ts.Fatalf("%v does not stop", p.cmd.Args)
+		}
+	}
+	st.others = nil
+}
+
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: await TEXT FILE")
+	}
+	st := ts.Value(stateKey{}).(*state)
+	eventually(ts, args[1]+" to hold "+args[0], nil, func() bool {
+		if args[1] == "gateway" {
+			return strings.Contains(st.gateway.out.String(), args[0])
+		}
+		b, err := os.ReadFile(ts.MkAbs(args[1]))
+		return err == nil && strings.Contains(string(b), args[0])
+	})
+}
+
+// pidIn reads "pid N" from a file's first line.
+func pidIn(ts *testscript.TestScript, args []string) int {
+	if len(args) != 1 {
+		ts.Fatalf("usage: kill-pid|alive FILE")
+	}
+	first, _, _ := strings.Cut(ts.ReadFile(args[0]), "\n")
+	pid, err := strconv.Atoi(strings.TrimPrefix(first, "pid "))
+	ts.Check(err)
+	return pid
+}
+
+func killPID(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(syscall.Kill(pidIn(ts, args), syscall.SIGKILL))
+}
+
+// alive reports on a process; gone means that it is, or soon will be.
+func alive(ts *testscript.TestScript, neg bool, args []string) {
+	pid := pidIn(ts, args)
+	running := func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err == nil && !bytes.Contains(b, []byte(") Z "))
+	}
+	if neg {
+		eventually(ts, "process "+strconv.Itoa(pid)+" to be gone", nil, func() bool { return !running() })
+	} else if !running() {
+		ts.Fatalf("process %d is gone", pid)
+	}
+}
+
+// load is calls without a pause.
+type load struct {
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+}
+
+func (l *load) stop() {
+	if l != nil {
+		l.cancel()
+		l.wait.Wait()
+	}
+}
+
+func hammer(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 4 {
+		ts.Fatalf("usage: hammer TOKENFILE URL TOOL ARGUMENTS")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{cancel: cancel}
+	ts.Value(stateKey{}).(*state).calls = l
+	token := strings.TrimSpace(ts.ReadFile(args[0]))
+	body, own := compose([]string{"call", args[2], args[3]})
+	for range 2 {
+		l.wait.Go(func() {
+			client := &http.Client{Timeout: 5 * time.Second}
+			for ctx.Err() == nil {
+				req, err := http.NewRequestWithContext(ctx, "POST", args[1], bytes.NewReader(body))
+				if err != nil {
+					return
+				}
+				for k, v := range own {
+					req.Header.Set(k, v)
+				}
+				req.Header.Set("Content-Type", "application/json")
+				req.Header.Set("Accept", "application/json, text/event-stream")
+				req.Header.Set("Authorization", "Bearer "+token)
+				resp, err := client.Do(req)
+				if err != nil { // the gateway is down just now
+					select {
+					case <-ctx.Done():
+					case <-time.After(5 * time.Millisecond):
+					}
+					continue
+				}
+				io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+		})
+	}
+}
+
+func hammerStop(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Value(stateKey{}).(*state).calls.stop()
+}
+
+// executed compares what the recorder received with what the log says was
+// going to be sent.
+func executed(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: executed FILE")
+	}
+	ts.Check(ts.Exec("ostiary", "log", "--entries", "--json", "--decision", "permit", "-n", "10000"))
+	intents := map[string]bool{}
+	for _, line := range strings.Split(strings.TrimSpace(ts.ReadFile("stdout")), "\n") {
+		var x struct{ Entry, Kind, Log string }
+		ts.Check(json.Unmarshal([]byte(line), &x))
+		intents[x.Entry] = intents[x.Entry] || x.Kind == "intent"
+	}
+	sc := bufio.NewScanner(strings.NewReader(ts.ReadFile(args[0])))
+	sc.Buffer(nil, 16<<20)
+	n := 0
+	for sc.Scan() {
+		rest, ok := strings.CutPrefix(sc.Text(), "tools/call entry=")
+		if !ok {
+			continue
+		}
+		entry, _, _ := strings.Cut(rest, " ")
+		if n++; !intents[entry] {
+			ts.Fatalf("the tool server received a call under entry %q, which is no intent of the log", entry)
+		}
+	}
+	if n == 0 {
+		ts.Fatalf("nothing was executed")
+	}
+	ts.Logf("%d calls, %d intents", n, len(intents))
+}
+
+// proven verifies a tlog-proof with the public package, as an auditor would,
+// against the entries that the log published.
+func proven(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: proven PROOF LOGDIR KEYS")
+	}
+	p, err := proof.ParseInclusion([]byte(ts.ReadFile(args[0])))
+	ts.Check(err)
+	found := false
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[1]), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.Contains(path, "/tile/entries/") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		entries, err := proof.ParseBundle(b)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			for _, key := range strings.Fields(ts.ReadFile(args[2])) {
+				if c, err := p.Verify(e, key); err == nil {
+					ts.Logf("entry %d of %s", p.Index, c.Origin)
+					found = true
+					return fs.SkipAll
+				}
+			}
+		}
+		return nil
+	}))
+	if found == neg {
+		ts.Fatalf("the proof shows an entry of %s: %v", args[1], found)
+	}
+}
