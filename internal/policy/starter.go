@@ -40,6 +40,10 @@ permit (principal is Ostiary::Agent, action in Ostiary::Action::"session", resou
 @id("lists") @reason("every agent may ask what there is; it sees only what it may use")
 permit (principal is Ostiary::Agent, action in Ostiary::Action::"lists", resource);
 
+@id("listen") @reason("every agent may be told that a list changed")
+permit (principal is Ostiary::Agent, action in [Ostiary::Action::"subscribe", Ostiary::Action::"unsubscribe"], resource)
+when { context.input.uri == "" };
+
 // Resources and prompts are closed until you open them, for example:
 //
 // @id("docs-resources")
