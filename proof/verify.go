@@ -318,9 +318,12 @@ func earlier(a, b error) bool {
 // expectation is a checkpoint the log must pass through.
 type expectation struct {
 	Checkpoint
-	whose  string
-	signed bool
+	whose     string
+	signed    bool
+	published bool // it stands beside the tiles of this copy
 }
+
+const publishedName = "its published checkpoint"
 
 // known collects the checkpoints a log must extend, by size.
 func (v *verifier) known(d logDir, c *Chain) ([]expectation, error) {
@@ -333,12 +336,12 @@ func (v *verifier) known(d logDir, c *Chain) ([]expectation, error) {
 		if cp.Origin != d.origin {
 			return &Fault{Log: d.origin, What: whose + " is of log " + cp.Origin}
 		}
-		want = append(want, expectation{cp, whose, true})
+		want = append(want, expectation{cp, whose, true, whose == publishedName})
 		return nil
 	}
 	b, err := readSmall(v.fsys, path.Join(d.dir, "tiles", "checkpoint"))
 	if err == nil {
-		err = add(b, "its published checkpoint")
+		err = add(b, publishedName)
 	} else if errors.Is(err, fs.ErrNotExist) {
 		v.note("log %s has no published checkpoint: its newest entries could have been cut off", d.origin)
 		err = nil
@@ -354,7 +357,7 @@ func (v *verifier) known(d logDir, c *Chain) ([]expectation, error) {
 		}
 	}
 	for _, a := range v.anchors[d.origin] {
-		want = append(want, expectation{a.Checkpoint, "the anchor in entry " + a.at.String() + " of log " + a.log, false})
+		want = append(want, expectation{a.Checkpoint, "the anchor in entry " + a.at.String() + " of log " + a.log, false, false})
 	}
 	slices.SortStableFunc(want, func(a, b expectation) int {
 		switch {
@@ -394,7 +397,16 @@ func (v *verifier) segments(d logDir, c *Chain, rep *LogReport, want []expectati
 		}
 		return nil
 	}
-	visit := func(index uint64, e *Entry, _ Record) error {
+	tiles := tileCheck{fsys: v.fsys, dir: d.dir, log: d.origin}
+	for _, w := range want {
+		if w.published {
+			tiles.size = w.Size
+		}
+	}
+	visit := func(index uint64, e *Entry, r Record) error {
+		if tiles.entry(index, r.Entry); tiles.fault != nil {
+			return tiles.fault
+		}
 		if rep.First.IsZero() {
 			rep.First = e.Time
 		}
@@ -423,7 +435,7 @@ func (v *verifier) segments(d logDir, c *Chain, rep *LogReport, want []expectati
 		}
 		last := v.lastBegun(d, i)
 		err := v.open(d.dir, n, func(r io.ReaderAt, size int64) error {
-			s, err := ScanSegment(r, size, c, ScanOptions{Number: n, Last: last, Visit: visit})
+			s, err := ScanSegment(r, size, c, ScanOptions{Number: n, Last: last, Visit: visit, Whole: tiles.whole})
 			if s != nil && s.Tail == TailTorn {
 				rep.Torn, rep.Tail, suspect = s.Torn[1]-s.Torn[0], s.Suspect.Error(), s.Suspect
 			}

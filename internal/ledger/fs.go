@@ -138,14 +138,14 @@ func (f osFile) Size() (int64, error) {
 
 // writeFile puts a whole file in place: temporary name, flush, rename. The
 // directory is for the caller to flush.
-func writeFile(fsys FS, path string, b []byte, flush bool) error {
+func writeFile(fsys FS, path string, b []byte) error {
 	tmp := filepath.Join(filepath.Dir(path), ".tmp-"+filepath.Base(path))
 	f, err := fsys.Create(tmp)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteAt(b, 0)
-	if err == nil && flush {
+	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {

@@ -114,8 +114,8 @@ func (v *volume) due(limit uint64) (*head, error) {
 	return part, err
 }
 
-// publish is step 10: full tiles and bundles flushed into files, partial ones
-// beside them, then the checkpoint. All of it can be remade from segments, so
+// publish is step 10: tiles and bundles flushed into files, the partial ones
+// too, then the checkpoint. All of it can be remade from segments, so
 // a failure only waits for the next second.
 func (l *Log) publish(v *volume, limit uint64) error {
 	h, err := v.due(limit)
@@ -155,8 +155,7 @@ func (l *Log) publish(v *volume, limit uint64) error {
 }
 
 // publishEdge writes the partial tiles a checkpoint needs, then the
-// checkpoint itself. Partial ones are not flushed: the next start makes them
-// again.
+// checkpoint itself, and removes the partial tiles of the one before.
 func (l *Log) publishEdge(v *volume, h *head, dirty map[string]bool) error {
 	old := v.tiles.partial
 	v.tiles.partial = nil
@@ -175,8 +174,11 @@ func (l *Log) publishEdge(v *volume, h *head, dirty map[string]bool) error {
 			return err
 		}
 	}
+	if err := v.syncDirs(dirty); err != nil {
+		return err
+	}
 	text := v.signer.Note(h.Checkpoint, h.sig)
-	if err := writeFile(v.fs, filepath.Join(v.tilesDir(), "checkpoint"), text, true); err != nil {
+	if err := writeFile(v.fs, filepath.Join(v.tilesDir(), "checkpoint"), text); err != nil {
 		return err
 	}
 	dirty[v.tilesDir()] = true
@@ -232,6 +234,8 @@ func (v *volume) putTile(level int, n uint64, width int, dirty map[string]bool) 
 	return v.putFile(proof.TilePath(level, n, width), b, width, dirty)
 }
 
+// putFile puts a published file in place; the directories to flush are added
+// to dirty.
 func (v *volume) putFile(name string, b []byte, width int, dirty map[string]bool) error {
 	path := filepath.Join(v.tilesDir(), filepath.FromSlash(name))
 	dir := filepath.Dir(path)
@@ -247,10 +251,9 @@ func (v *volume) putFile(name string, b []byte, width int, dirty map[string]bool
 	}
 	if width != proof.TileWidth {
 		v.tiles.partial = append(v.tiles.partial, path)
-	} else {
-		dirty[dir] = true
 	}
-	return writeFile(v.fs, path, b, width == proof.TileWidth)
+	dirty[dir] = true
+	return writeFile(v.fs, path, b)
 }
 
 func (v *volume) syncDirs(dirty map[string]bool) error {

@@ -417,7 +417,7 @@ func (l *Log) makeSure(v *volume, scan *proof.Scan) error {
 			return err
 		}
 		name := fmt.Sprintf("torn-%08d-%d-%d", s.number, scan.Torn[0], l.opt.Clock().UnixNano())
-		if err := writeFile(l.opt.FS, filepath.Join(v.dir, name), torn, true); err != nil {
+		if err := writeFile(l.opt.FS, filepath.Join(v.dir, name), torn); err != nil {
 			return err
 		}
 		if err := zero(f, scan.Torn[0], scan.Torn[1]); err != nil {
