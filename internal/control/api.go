@@ -159,16 +159,16 @@ type ToolRequest struct {
 
 // Accepted is what became of an acceptance.
 type Accepted struct {
-	Tools    []Tool           `json:"tools"`
-	Snapshot uint64           `json:"snapshot"`
+	Tools    []Tool          `json:"tools"`
+	Snapshot uint64          `json:"snapshot"`
 	Problems []PolicyProblem `json:"problems,omitempty"`
-	Refused  string           `json:"policy_refused,omitempty"` // why the new snapshot was not published
+	Refused  string          `json:"policy_refused,omitempty"` // why the new snapshot was not published
 }
 
 // Published is what became of loading the policy folder.
 type Published struct {
-	Snapshot uint64           `json:"snapshot"`
-	Changed  bool             `json:"changed"`
+	Snapshot uint64          `json:"snapshot"`
+	Changed  bool            `json:"changed"`
 	Problems []PolicyProblem `json:"problems,omitempty"`
 }
 

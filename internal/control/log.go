@@ -183,4 +183,3 @@ func story(ctx context.Context, log Log, first LogEntry) (any, error) {
 	s.Proof = string(p)
 	return s, nil
 }
-

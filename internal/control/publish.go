@@ -2,7 +2,9 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/catalog"
@@ -24,10 +26,22 @@ func (c *Control) Publish(ctx context.Context) (Publication, error) {
 	c.publishing.Lock()
 	defer c.publishing.Unlock()
 	src, err := policy.ReadDir(c.o.PolicyDir)
+	if errors.Is(err, fs.ErrNotExist) && c.neverHadPolicies() {
+		// A gateway may start before anybody wrote a policy, so that there is
+		// something to ask which tools there are. It permits nothing.
+		c.o.Logger.Warn("there is no policy folder, so everything is denied; write one with \"ostiary policy init\"", "folder", c.o.PolicyDir)
+		src, err = policy.Source{}, nil
+	}
 	if err != nil {
 		return c.standing(), err
 	}
 	return c.publish(ctx, src)
+}
+
+// neverHadPolicies tells a folder that does not exist yet from one that is gone.
+func (c *Control) neverHadPolicies() bool {
+	s := c.o.Engine.Active()
+	return s == nil || len(s.Set().Files()) == 0
 }
 
 func (c *Control) standing() Publication {

@@ -26,6 +26,9 @@ type Set struct {
 // Digest covers the policies, groups and pinned tools.
 func (s *Set) Digest() ostiary.Digest { return s.digest }
 
+// Files returns the names of the folder's files, sorted.
+func (s *Set) Files() []string { return slices.Sorted(maps.Keys(s.files)) }
+
 // Policies returns how many policies decide, built-in ones included.
 func (s *Set) Policies() int { return s.total() }
 
