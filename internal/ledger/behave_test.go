@@ -802,3 +802,78 @@ func TestFloodLeavesRoom(t *testing.T) {
 		}
 	})
 }
+
+// A log of several months reads and proves across them, also after a restart.
+func TestMonths(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, fs, month := memoryWorld()
+		l := w.open(t)
+		first, err := l.Append(t.Context(), intent("a", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			month.Add(int64(2 * time.Minute))
+			time.Sleep(2 * time.Second)
+			month.Add(int64(31 * 24 * time.Hour))
+			time.Sleep(2 * time.Second)
+		}
+		last, err := l.Append(t.Context(), intent("a", 2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first.Ref.Month != "2000-01" || last.Ref.Month != "2000-04" {
+			t.Errorf("months %s and %s", first.Ref.Month, last.Ref.Month)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l = w.open(t)
+		for _, r := range []ostiary.Receipt{first, last} {
+			rec, err := l.Entry(t.Context(), r.Ref)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := l.Prove(r.Ref)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := proof.ParseInclusion(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := proof.NewSigner(rec.Origin, w.Signer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.Verify(rec.Raw, s.VerifierKey()); err != nil {
+				t.Errorf("%s: %v", r.Ref, err)
+			}
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		rep, err := proof.VerifyFS(fs.Copy("/log"), proof.Options{})
+		if err != nil || len(rep.Logs) < 3 {
+			t.Fatalf("%+v, %v", rep, err)
+		}
+		for _, r := range rep.Logs {
+			if r.Signed != r.Size {
+				t.Errorf("log %s: %d of %d entries are covered by a signature", r.Origin, r.Signed, r.Size)
+			}
+		}
+		// A month in the middle disappears.
+		cp := fs.Restart()
+		for _, p := range cp.Files() {
+			if strings.Contains(p, rep.Logs[1].Dir+"/") {
+				if err := cp.Remove(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		rep, err = proof.VerifyFS(cp.Copy("/log"), proof.Options{})
+		if err == nil && (rep.Complete || !slices.ContainsFunc(rep.Notes, func(s string) bool { return strings.Contains(s, "is named and not in this copy") })) {
+			t.Errorf("a missing month was not said: %+v", rep)
+		}
+	})
+}

@@ -40,9 +40,6 @@ func (l *Log) publishes(ctx context.Context) {
 		volumes := l.volumes[max(0, len(l.volumes)-2):] // the one before may have its end still to publish
 		l.mu.RUnlock()
 		for _, v := range volumes {
-			if v.signer == nil {
-				continue
-			}
 			if err := l.anchor(ctx, v); err != nil && ctx.Err() == nil {
 				l.log.Warn("anchoring", "log", v.origin, "err", err)
 			}

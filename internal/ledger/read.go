@@ -233,8 +233,8 @@ func (l *Log) Prove(ref ostiary.EntryRef) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v.signer == nil {
-		return nil, ostiary.Errorf(ostiary.Unavailable, "proof", "log %s is closed; prove from its published files", v.origin)
+	if err := l.revive(v); err != nil {
+		return nil, err
 	}
 	return v.prove(ref.Index)
 }

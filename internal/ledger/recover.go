@@ -57,6 +57,17 @@ func Open(ctx context.Context, o Options) (_ *Log, err error) {
 	if err := l.load(); err != nil {
 		return nil, err
 	}
+	if n := len(l.volumes); n > 1 { // its end may not be published or anchored yet
+		prev := l.volumes[n-2]
+		known, _, err := o.Control.Head(ctx, prev.origin)
+		if err != nil {
+			return nil, err
+		}
+		if err := l.revive(prev); err != nil {
+			return nil, err
+		}
+		prev.anchored.Store(known)
+	}
 	v := l.volumes[len(l.volumes)-1]
 	f, err := l.recover(ctx, v)
 	if err != nil {
@@ -185,6 +196,35 @@ func (v *volume) openClosed() error {
 	}
 	v.head.Store(&head{Checkpoint: c.Checkpoint()})
 	v.chain = c
+	return nil
+}
+
+// revive makes a closed volume able to prove and to publish, once.
+func (l *Log) revive(v *volume) error {
+	v.reviving.Lock()
+	defer v.reviving.Unlock()
+	if v.signer != nil {
+		return nil
+	}
+	signer, err := proof.NewSigner(v.origin, l.opt.Signer)
+	if err != nil {
+		return err
+	}
+	h := &head{Checkpoint: v.chain.Checkpoint()}
+	if h.sig, err = signer.Sign(h.AppendText(nil)); err != nil {
+		return err
+	}
+	v.signer = signer
+	published, err := v.publishedCheckpoint()
+	if err == nil {
+		err = v.loadTree(published.Size)
+	}
+	if err != nil {
+		v.signer = nil
+		return err
+	}
+	v.published.Store(published.Size)
+	v.head.Store(h)
 	return nil
 }
 

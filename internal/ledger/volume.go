@@ -29,7 +29,9 @@ type volume struct {
 	dir    string
 	id     ostiary.Digest
 	fs     FS
-	signer *proof.Signer // nil in a volume opened to read
+	signer *proof.Signer // nil in a closed volume until it is revived
+
+	reviving sync.Mutex // held while a closed volume gets its signer
 
 	mu   sync.RWMutex
 	segs []*segment // by number; the last is live
