@@ -67,8 +67,8 @@ func (f sessionFacts) Session(ctx context.Context, s *ostiary.Subject, m ostiary
 // tainter names what entered a session after the server it came from.
 type tainter struct{ sessions *provenance.Sessions }
 
-func (t tainter) Taint(id ostiary.SessionID, r ostiary.Resource) {
-	t.sessions.Taint(id, "server:"+r.Server)
+func (t tainter) Taint(id ostiary.SessionID, r ostiary.Resource) error {
+	return t.sessions.Taint(id, "server:"+r.Server)
 }
 
 // noContainments establishes that nobody is contained: there is no way to

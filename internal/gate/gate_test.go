@@ -57,7 +57,11 @@ func (w *world) fault(step string) error {
 }
 
 func (w *world) Authenticate(_ context.Context, c ostiary.Credentials) (ostiary.Subject, error) {
-	if err := w.fault("authenticate"); err != nil {
+	step := "authenticate"
+	if c.Held != nil {
+		step = "confirm"
+	}
+	if err := w.fault(step); err != nil {
 		return ostiary.Subject{}, err
 	}
 	return ostiary.Subject{Agent: "spiffe://td/a", Principal: "person:dana", Mandate: "m"}, nil
@@ -103,9 +107,12 @@ func (w *world) Append(_ context.Context, e *ostiary.Entry) (ostiary.Receipt, er
 
 func (w *world) Count(source, code string) { w.mu.Lock(); w.counts[source+" "+code]++; w.mu.Unlock() }
 
-func (w *world) Taint(id ostiary.SessionID, r ostiary.Resource) {
-	w.note("taint")
+func (w *world) Taint(id ostiary.SessionID, r ostiary.Resource) error {
+	if err := w.fault("taint"); err != nil {
+		return err
+	}
 	w.tainted = append(w.tainted, r.Server)
+	return nil
 }
 
 func (w *world) Forward(_ context.Context, c *gate.Clearance) (gate.Stream, error) {
@@ -182,7 +189,7 @@ func TestOrderOfSteps(t *testing.T) {
 	if n, err := read(r); n != 1 || err != nil {
 		t.Fatalf("finals %d, err %v", n, err)
 	}
-	want := []string{"authenticate", "resolve", "validate", "decide", "append intent", "forward", "next", "taint", "append outcome"}
+	want := []string{"authenticate", "resolve", "validate", "decide", "append intent", "forward", "next", "confirm", "taint", "append outcome"}
 	if !slices.Equal(w.events, want) {
 		t.Errorf("steps\n got %q\nwant %q", w.events, want)
 	}
@@ -195,7 +202,7 @@ func TestOrderOfSteps(t *testing.T) {
 // TestFaults makes every neighbour fail in every way: nothing that would have
 // been refused leaves, and every exit is accounted for.
 func TestFaults(t *testing.T) {
-	for _, step := range []string{"authenticate", "resolve", "validate", "decide", "append intent", "forward", "next", "append outcome"} {
+	for _, step := range []string{"authenticate", "resolve", "validate", "decide", "append intent", "forward", "next", "confirm", "taint", "append outcome"} {
 		for _, how := range []string{"error", "panic", "done"} {
 			t.Run(step+"/"+how, func(t *testing.T) {
 				w := newWorld()
@@ -245,7 +252,11 @@ func checkAccounted(t *testing.T, w *world, step, how string) {
 		t.Errorf("%d outcomes, want exactly one", len(o))
 	case step == "append intent" && how != "panic" && o[0].Answers.IsZero() != (how == "error"):
 		t.Errorf("the outcome answers %q: it must answer an Intent that may stand, and no other", o[0].Answers)
-	case step == "next", step == "forward" && how != "error":
+	case (step == "confirm" || step == "taint") && how != "panic":
+		if o[0].Disposition != ostiary.Withheld {
+			t.Errorf("disposition %v: the reply was there and was kept back", o[0].Disposition)
+		}
+	case step == "next", step == "confirm", step == "taint", step == "forward" && how != "error":
 		if o[0].Disposition != ostiary.Unknown {
 			t.Errorf("disposition %v: what was sent may have happened", o[0].Disposition)
 		}
@@ -549,7 +560,7 @@ func TestHeldCallRestarts(t *testing.T) {
 	if n, err := read(r); n != 1 || err != nil || w.sent != 1 {
 		t.Errorf("finals %d, err %v, sent %d", n, err, w.sent)
 	}
-	want := []string{"authenticate", "resolve", "validate", "decide", "append outcome", "authenticate", "resolve", "validate", "decide", "append intent", "forward", "next", "taint", "append outcome"}
+	want := []string{"authenticate", "resolve", "validate", "decide", "append outcome", "confirm", "resolve", "validate", "decide", "append intent", "forward", "next", "confirm", "taint", "append outcome"}
 	if !slices.Equal(w.events, want) {
 		t.Errorf("steps\n got %q\nwant %q", w.events, want)
 	}

@@ -69,9 +69,10 @@ type Obliger interface {
 
 // Tainter learns that content from a resource entered a session, before the
 // first byte of that content is released. Labels only rise: there is no way
-// to take a taint back here. Safe for concurrent use.
+// to take a taint back here. After an error the taint may not stand, and
+// nothing of the content is released. Safe for concurrent use.
 type Tainter interface {
-	Taint(s ostiary.SessionID, r ostiary.Resource)
+	Taint(s ostiary.SessionID, r ostiary.Resource) error
 }
 
 // Holder keeps a requestable denial until somebody consents: the exact bytes,

@@ -38,11 +38,8 @@ func (s *inspected) Next(ctx context.Context) (f Frame, err error) {
 		}
 		return Frame{}, s.fail(ctx, ostiary.Unknown, err)
 	}
-	if !s.tainted {
-		s.tainted = true
-		if !s.x.request.Resource.Trusted && s.x.call.Target.Kind == ToServer {
-			s.g.tainter.Taint(s.x.request.Context.Session.ID, s.x.request.Resource)
-		}
+	if err := s.mayRead(ctx); err != nil {
+		return Frame{}, s.fail(ctx, ostiary.Withheld, err)
 	}
 	if err := s.look(ctx, f); err != nil {
 		return Frame{}, s.fail(ctx, ostiary.Withheld, err)
@@ -57,6 +54,26 @@ func (s *inspected) Next(ctx context.Context) (f Frame, err error) {
 		return Frame{}, ostiary.Errorf(ostiary.Unavailable, "not_recorded", "the outcome could not be recorded, so the reply is withheld").Because(err)
 	}
 	return f, nil
+}
+
+// mayRead is asked before each frame of a server reaches the caller: whoever
+// was revoked while the call ran hears nothing more, and content of unknown
+// integrity taints the session first.
+func (s *inspected) mayRead(ctx context.Context) error {
+	x := s.x
+	if x.call.Target.Kind != ToServer {
+		return nil
+	}
+	if x.subject.Via != ostiary.ViaSelf { // the credential itself may have ended meanwhile, as calls take their time
+		if _, err := s.g.identity.Authenticate(ctx, ostiary.Credentials{Held: &x.subject, Remote: x.call.Credentials.Remote}); err != nil {
+			return err
+		}
+	}
+	if s.tainted || x.request.Resource.Trusted {
+		return nil
+	}
+	s.tainted = true
+	return s.g.tainter.Taint(x.request.Context.Session.ID, x.request.Resource)
 }
 
 func (s *inspected) look(ctx context.Context, f Frame) error {

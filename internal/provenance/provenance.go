@@ -33,9 +33,10 @@ type Sessions struct {
 	store SessionStore
 	clock func() time.Time
 
-	mu    sync.RWMutex
-	byKey map[key]*session
-	byID  map[ostiary.SessionID]*session
+	mu     sync.RWMutex // guards what follows
+	byKey  map[key]*session
+	byID   map[ostiary.SessionID]*session
+	unseen uint64 // taints stored of sessions that were not in memory
 }
 
 type key struct {
@@ -49,10 +50,9 @@ type session struct {
 	id      ostiary.SessionID
 	started time.Time
 
-	mu     sync.RWMutex
-	taint  []string // sorted; replaced, never changed in place
-	reads  int64
-	spoilt bool // a taint could not be stored: the session is unusable until it can
+	mu    sync.RWMutex // guards what follows
+	taint []string     // sorted, and stored; replaced, never changed in place
+	reads int64
 }
 
 // NewSessions returns sessions backed by store.
@@ -80,31 +80,44 @@ func (s *Sessions) Open(ctx context.Context, agent ostiary.AgentID, principal os
 			return State{}, err
 		}
 	}
-	return found.state()
+	return found.state(), nil
 }
 
-func (x *session) state() (State, error) {
+func (x *session) state() State {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	if x.spoilt {
-		return State{}, ostiary.Errorf(ostiary.Unavailable, "taint_not_stored", "the session's history could not be stored")
-	}
-	return State{ostiary.Session{ID: x.id, Started: x.started}, x.taint, x.reads}, nil
+	return State{ostiary.Session{ID: x.id, Started: x.started}, x.taint, x.reads}
 }
 
 func (s *Sessions) load(ctx context.Context, k key) (*session, error) {
 	var id [16]byte
 	rand.Read(id[:])
-	rec, err := s.store.OpenSession(ctx, SessionRecord{
-		ID: ostiary.SessionID(hex.EncodeToString(id[:])), Agent: k.agent, Principal: k.principal, Mandate: k.mandate, Started: s.clock(),
-	})
-	if err != nil {
-		return nil, ostiary.Errorf(ostiary.Unavailable, "sessions", "sessions cannot be read").Because(err)
+	for {
+		s.mu.RLock()
+		before := s.unseen
+		s.mu.RUnlock()
+		rec, err := s.store.OpenSession(ctx, SessionRecord{
+			ID: ostiary.SessionID(hex.EncodeToString(id[:])), Agent: k.agent, Principal: k.principal, Mandate: k.mandate, Started: s.clock(),
+		})
+		if err != nil {
+			return nil, ostiary.Errorf(ostiary.Unavailable, "sessions", "sessions cannot be read").Because(err)
+		}
+		if x := s.keep(k, rec, before); x != nil {
+			return x, nil
+		}
 	}
+}
+
+// keep puts what was read into memory, unless a taint was stored meanwhile
+// that it may lack: then it returns nil.
+func (s *Sessions) keep(k key, rec SessionRecord, before uint64) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if x := s.byKey[k]; x != nil {
-		return x, nil // another call was faster
+		return x // another call was faster
+	}
+	if s.unseen != before {
+		return nil
 	}
 	if len(s.byKey) >= maxCached {
 		s.forgetHalf()
@@ -112,7 +125,7 @@ func (s *Sessions) load(ctx context.Context, k key) (*session, error) {
 	slices.Sort(rec.Taint)
 	x := &session{key: k, id: rec.ID, started: rec.Started, taint: rec.Taint}
 	s.byKey[k], s.byID[rec.ID] = x, x
-	return x, nil
+	return x
 }
 
 func (s *Sessions) forgetHalf() {
@@ -126,30 +139,50 @@ func (s *Sessions) forgetHalf() {
 	}
 }
 
-// Taint records that content of a source entered the session. It returns when
-// the taint is durable. If it cannot be stored, the session is refused from
-// then on until it can: labels never fall because a disk failed.
-func (s *Sessions) Taint(id ostiary.SessionID, source string) {
+// Taint records that content of a source is about to enter the session. When
+// it returns nil the taint is durable; after an error, which is Unavailable,
+// nothing of the content may be released: a session whose history was lost
+// would be clean again after a restart.
+func (s *Sessions) Taint(id ostiary.SessionID, source string) error {
 	s.mu.RLock()
 	x := s.byID[id]
 	s.mu.RUnlock()
-	if x == nil {
-		// Forgotten from memory; the store still knows it.
-		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-		defer cancel()
-		_ = s.store.TaintSession(ctx, id, source)
-		return
+	if x != nil {
+		return x.add(s, source)
 	}
+	if err := s.save(id, source); err != nil { // forgotten from memory; the store still knows it
+		return err
+	}
+	s.mu.Lock()
+	s.unseen++ // whoever is reading the session now reads it again
+	x = s.byID[id]
+	s.mu.Unlock()
+	if x != nil {
+		return x.add(s, source)
+	}
+	return nil
+}
+
+func (x *session) add(s *Sessions, source string) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.reads++
-	if _, have := slices.BinarySearch(x.taint, source); have && !x.spoilt {
-		return
+	i, have := slices.BinarySearch(x.taint, source)
+	if have {
+		return nil
 	}
+	if err := s.save(x.id, source); err != nil {
+		return err
+	}
+	x.taint = slices.Insert(slices.Clone(x.taint), i, source)
+	return nil
+}
+
+func (s *Sessions) save(id ostiary.SessionID, source string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	x.spoilt = s.store.TaintSession(ctx, id, source) != nil
-	if i, have := slices.BinarySearch(x.taint, source); !have {
-		x.taint = slices.Insert(slices.Clone(x.taint), i, source)
+	if err := s.store.TaintSession(ctx, id, source); err != nil {
+		return ostiary.Errorf(ostiary.Unavailable, "taint_not_stored", "what the session has read could not be stored").Because(err)
 	}
+	return nil
 }

@@ -89,8 +89,8 @@ func (p *agreeable) Append(ctx context.Context, e *ostiary.Entry) (ostiary.Recei
 	return ostiary.Receipt{ID: e.ID, Ref: ostiary.EntryRef{Month: "2026-11", Index: 7}, Origin: "test/gw/2026-11", Time: e.Time}, nil
 }
 
-func (p *agreeable) Count(string, string)                      {}
-func (p *agreeable) Taint(ostiary.SessionID, ostiary.Resource) {}
+func (p *agreeable) Count(string, string)                            {}
+func (p *agreeable) Taint(ostiary.SessionID, ostiary.Resource) error { return nil }
 func (p *agreeable) Forward(ctx context.Context, c *gate.Clearance) (gate.Stream, error) {
 	if p.n.Forward != nil {
 		return p.n.Forward(ctx, c)

@@ -1,0 +1,116 @@
+package provenance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+// disk is a store that outlives Sessions, as a real one outlives a process.
+type disk struct {
+	sessions map[key]*SessionRecord
+	fail     error  // what TaintSession reports
+	done     bool   // it happened all the same
+	between  func() // runs after OpenSession has read
+}
+
+func newDisk() *disk { return &disk{sessions: map[key]*SessionRecord{}} }
+
+func (d *disk) OpenSession(_ context.Context, fresh SessionRecord) (SessionRecord, error) {
+	k := key{fresh.Agent, fresh.Principal, fresh.Mandate}
+	if d.sessions[k] == nil {
+		d.sessions[k] = &fresh
+	}
+	r := *d.sessions[k]
+	r.Taint = slices.Clone(r.Taint)
+	if f := d.between; f != nil {
+		d.between = nil
+		f()
+	}
+	return r, nil
+}
+
+func (d *disk) TaintSession(_ context.Context, id ostiary.SessionID, source string) error {
+	if d.fail != nil && !d.done {
+		return d.fail
+	}
+	for _, r := range d.sessions {
+		if r.ID == id && !slices.Contains(r.Taint, source) {
+			r.Taint = append(r.Taint, source)
+		}
+	}
+	return d.fail
+}
+
+func open(t *testing.T, s *Sessions) State {
+	t.Helper()
+	st, err := s.Open(context.Background(), "spiffe://td/a", "person:dana", "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func TestTaintOutlivesTheProcess(t *testing.T) {
+	d := newDisk()
+	s := NewSessions(d, time.Now)
+	if err := s.Taint(open(t, s).Session.ID, "server:inbox"); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, NewSessions(d, time.Now)).Taint; !slices.Equal(got, []string{"server:inbox"}) {
+		t.Errorf("after a restart the taint is %q (law 6)", got)
+	}
+}
+
+// TestTaintNotStored: content may be released only when its taint stands, so
+// a failing store is the caller's to know, each time until it can store.
+func TestTaintNotStored(t *testing.T) {
+	for _, done := range []bool{false, true} {
+		t.Run(fmt.Sprintf("happened %v", done), func(t *testing.T) {
+			d := newDisk()
+			s := NewSessions(d, time.Now)
+			id := open(t, s).Session.ID
+			d.fail, d.done = errors.New("disk"), done
+			for range 2 {
+				if err := s.Taint(id, "server:inbox"); ostiary.KindOf(err) != ostiary.Unavailable {
+					t.Fatalf("got %v: the content would be released, and a restart would shed its taint (law 6)", err)
+				}
+			}
+			d.fail = nil
+			if err := s.Taint(id, "server:inbox"); err != nil {
+				t.Fatal(err)
+			}
+			if got := open(t, s).Taint; !slices.Equal(got, []string{"server:inbox"}) {
+				t.Errorf("taint %q", got)
+			}
+		})
+	}
+}
+
+// TestTaintOfForgottenSession: what was dropped from memory is tainted in the
+// store, and by somebody who reads it in the same moment.
+func TestTaintOfForgottenSession(t *testing.T) {
+	d := newDisk()
+	s := NewSessions(d, time.Now)
+	id := open(t, s).Session.ID
+	s.byKey, s.byID = map[key]*session{}, map[ostiary.SessionID]*session{}
+
+	d.fail = errors.New("disk")
+	if err := s.Taint(id, "server:inbox"); ostiary.KindOf(err) != ostiary.Unavailable {
+		t.Errorf("a failed store: %v", err)
+	}
+	d.fail = nil
+	d.between = func() {
+		if err := s.Taint(id, "server:inbox"); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := open(t, s).Taint; !slices.Equal(got, []string{"server:inbox"}) {
+		t.Errorf("the session in memory has taint %q, the stored one has one", got)
+	}
+}
