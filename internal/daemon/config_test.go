@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+// good is the smallest configuration that works.
+const good = "trust_domain: example.org\n"
+
+func TestConfigDefaults(t *testing.T) {
+	c, err := ParseConfig("/etc/ostiary/ostiary.yaml", []byte(good+"servers:\n  files: {command: [/bin/server]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Data != "/etc/ostiary/ostiary-data" || c.Policy != "/etc/ostiary/policy" || c.Listen.Control != "/etc/ostiary/ostiary-data/control.sock" {
+		t.Errorf("paths are relative to the file: %s, %s, %s", c.Data, c.Policy, c.Listen.Control)
+	}
+	if c.Listen.Agents != "127.0.0.1:8443" || c.Listen.Loopback != "" || time.Duration(c.Identity.SVIDLife) != 15*time.Minute || c.Servers["files"].Zone != "default" || c.Servers["files"].Trusted {
+		t.Errorf("defaults %+v", c)
+	}
+}
+
+// Every mistake is refused with file, line and key.
+func TestConfigRefuses(t *testing.T) {
+	server := func(s string) string { return good + "servers:\n  files: " + s + "\n" }
+	for _, tc := range []struct{ name, text, want string }{
+		{"nothing", "", "c.yaml: trust_domain: it is required"},
+		{"unknown key", good + "lisen: {}\n", `c.yaml:2: unknown key "lisen"; did you mean "listen"?`},
+		{"unknown key below", good + "listen:\n  agent: x\n", `c.yaml:3: unknown key "agent"; did you mean "agents"?`},
+		{"key twice", good + good, "c.yaml:2"},
+		{"two documents", good + "---\n" + good, "more than one document"},
+		{"not YAML", "trust_domain: [\n", "c.yaml:"},
+		{"wrong type", good + "servers: 3\n", "c.yaml:2"},
+		{"trust domain", "trust_domain: Example.org\n", "c.yaml:1: trust_domain"},
+		{"gateway", good + "gateway: deployment\n", "c.yaml:2: gateway"},
+		{"loopback open to the network", good + "listen:\n  loopback: 0.0.0.0:80\n", "c.yaml:3: listen.loopback: it must be a loopback address"},
+		{"loopback by name", good + "listen: {loopback: 'localhost:80'}\n", "listen.loopback"},
+		{"origin", good + "listen: {origins: ['https://a/b']}\n", "is no origin"},
+		{"duration", good + "identity: {svid_life: soon}\n", `"soon" is no duration`},
+		{"SVID too long", good + "identity:\n  svid_life: 2h\n", "c.yaml:3: identity.svid_life: 2h0m0s is outside 1m0s to 1h0m0s"},
+		{"token too long", good + "identity: {token_life: 11m}\n", "identity.token_life"},
+		{"size", good + "ledger: {segment_size: big}\n", `"big" is no size`},
+		{"segment too small", good + "ledger: {segment_size: 64KiB}\n", "ledger.segment_size"},
+		{"server name", good + "servers: {Files: {url: 'https://a/'}}\n", "servers.Files"},
+		{"server name of ours", good + "servers: {ostiary: {url: 'https://a/'}}\n", "the gateway's own"},
+		{"neither url nor command", server("{}"), "either url"},
+		{"both", server("{url: 'https://a/', command: [x]}"), "either url"},
+		{"url with a name in it", server("{url: 'https://u:p@a/'}"), "servers.files.url"},
+		{"url of another kind", server("{url: 'file:///etc/passwd'}"), "servers.files.url"},
+		{"env of a url", server("{url: 'https://a/', env: {A: b}}"), "belong to a command"},
+		{"credential of a command", server("{command: [x], bearer_file: f}"), "servers.files.bearer_file"},
+		{"digest", server("{command: [/x], digest: ABC}"), "servers.files.digest"},
+		{"network", server("{url: 'https://a/', allow_addresses: [10.0.0.1]}"), "is no network"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := ParseConfig("c.yaml", []byte(tc.text))
+			e := ostiary.AsError(err)
+			if e == nil || e.Kind != ostiary.Malformed || !strings.Contains(e.Detail, tc.want) {
+				t.Errorf("got %+v, want %q", e, tc.want)
+			}
+		})
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add([]byte(good + "servers: {files: {command: [/bin/server], env: {A: b}}}\nlisten: {loopback: '127.0.0.1:1'}\nidentity: {svid_life: 1d}\n"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := ParseConfig("c.yaml", text)
+		if err != nil {
+			if ostiary.KindOf(err) != ostiary.Malformed || ostiary.AsError(err).Detail == "" {
+				t.Fatalf("not one of our errors: %v", err)
+			}
+			return
+		}
+		if c.TrustDomain == "" || c.Listen.Agents == "" || c.Identity.TokenLife <= 0 {
+			t.Fatalf("accepted without what is required: %+v", c)
+		}
+	})
+}
