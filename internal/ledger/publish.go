@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,9 +18,8 @@ import (
 
 // published is what of a volume is in files. The publisher owns it.
 type published struct {
-	full    []uint64 // full tiles in files, by tile level
-	partial []string // partial tiles of the newest checkpoint
-	dirs    map[string]bool
+	full []uint64 // full tiles in files, by tile level
+	dirs map[string]bool
 }
 
 // publishes brings tiles and checkpoint into files, and the head to whoever
@@ -145,17 +145,23 @@ func (l *Log) publish(v *volume, limit uint64) error {
 		if err := v.syncDirs(dirty); err != nil {
 			return err
 		}
-		t.full[level] = max(t.full[level], full)
+		last := t.full[level]
+		t.full[level] = max(last, full)
 		v.tree.published(level, t.full[level])
+		if last < full {
+			if err := v.removePartial(level, last); err != nil {
+				return err
+			}
+		}
 	}
 	return l.publishEdge(v, h, dirty)
 }
 
 // publishEdge writes the partial tiles a checkpoint needs, then the
-// checkpoint itself, and removes the partial tiles of the one before.
+// checkpoint itself. Those of earlier checkpoints stay, for readers who have
+// such a checkpoint in hand, until the full tile is there (C2SP tlog-tiles,
+// "Partial Tiles"): at most 255 of each.
 func (l *Log) publishEdge(v *volume, h *head, dirty map[string]bool) error {
-	old := v.tiles.partial
-	v.tiles.partial = nil
 	for level := 0; h.Size>>(8*level) > 0; level++ {
 		have := h.Size >> (8 * level)
 		n, width := have/proof.TileWidth, int(have%proof.TileWidth)
@@ -183,23 +189,30 @@ func (l *Log) publishEdge(v *volume, h *head, dirty map[string]bool) error {
 		return err
 	}
 	v.published.Store(h.Size)
-	for _, path := range old {
-		if !contains(v.tiles.partial, path) {
-			if err := v.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return nil
+}
+
+// removePartial removes the partial tiles of a tile that is published in
+// full, and of its bundle. What a failure leaves behind is superfluous, not
+// wrong.
+func (v *volume) removePartial(level int, n uint64) error {
+	dirs := []string{path.Dir(proof.TilePath(level, n, 1))}
+	if level == 0 {
+		dirs = append(dirs, path.Dir(proof.TilePath(-1, n, 1)))
+	}
+	for _, dir := range dirs {
+		dir = filepath.Join(v.tilesDir(), filepath.FromSlash(dir))
+		names, err := v.fs.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := v.fs.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-func contains(l []string, s string) bool {
-	for _, x := range l {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // putBundles writes the bundles of entries from a tile's first on, the last of
@@ -212,7 +225,7 @@ func (v *volume) putBundles(from, to uint64, dirty map[string]bool) error {
 		if width < proof.TileWidth && i+1 < to {
 			return nil
 		}
-		err := v.putFile(proof.TilePath(-1, i/proof.TileWidth, width), b, width, dirty)
+		err := v.putFile(proof.TilePath(-1, i/proof.TileWidth, width), b, dirty)
 		b = b[:0]
 		return err
 	})
@@ -228,14 +241,14 @@ func (v *volume) putTile(level int, n uint64, width int, dirty map[string]bool) 
 	for i := range hashes {
 		b = append(b, hashes[i][:]...)
 	}
-	return v.putFile(proof.TilePath(level, n, width), b, width, dirty)
+	return v.putFile(proof.TilePath(level, n, width), b, dirty)
 }
 
 // putFile puts a published file in place; the directories to flush are added
 // to dirty.
-func (v *volume) putFile(name string, b []byte, width int, dirty map[string]bool) error {
-	path := filepath.Join(v.tilesDir(), filepath.FromSlash(name))
-	dir := filepath.Dir(path)
+func (v *volume) putFile(name string, b []byte, dirty map[string]bool) error {
+	file := filepath.Join(v.tilesDir(), filepath.FromSlash(name))
+	dir := filepath.Dir(file)
 	if !v.tiles.dirs[dir] {
 		if err := v.fs.MkdirAll(dir); err != nil {
 			return err
@@ -246,11 +259,8 @@ func (v *volume) putFile(name string, b []byte, width int, dirty map[string]bool
 			dirty[filepath.Dir(d)] = true
 		}
 	}
-	if width != proof.TileWidth {
-		v.tiles.partial = append(v.tiles.partial, path)
-	}
 	dirty[dir] = true
-	return writeFile(v.fs, path, b)
+	return writeFile(v.fs, file, b)
 }
 
 func (v *volume) syncDirs(dirty map[string]bool) error {
