@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -47,9 +49,14 @@ func (c *connectCmd) Run(e *env) error {
 	case c.PrintConfig:
 		return c.printConfig(e, endpoint)
 	case c.Listen != "":
-		return c.serve(e, b, endpoint)
+		err = c.serve(e, b, endpoint)
+	default:
+		err = b.Stdio(e.ctx, endpoint, e.stdin, e.stdout)
 	}
-	return b.Stdio(e.ctx, endpoint, e.stdin, e.stdout)
+	if errors.Is(err, context.Canceled) && e.ctx.Err() != nil {
+		return nil // stopped, as it was told
+	}
+	return err
 }
 
 // complete reads what the flags point to.

@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/egress"
 	"github.com/ostiary/ostiary/internal/policy"
 )
 
@@ -204,7 +205,24 @@ func ParseConfig(file string, text []byte) (*Config, error) {
 var (
 	unknownField = regexp.MustCompile(`line (\d+): field (\S+) not found in type \S*\.(\w+)`)
 	typeLine     = regexp.MustCompile(`line (\d+): (.*)`)
+	wrongType    = regexp.MustCompile("cannot unmarshal !!(\\w+)(?: `.*`)? into (\\S+)")
+	keyTwice     = regexp.MustCompile(`mapping key "([^"]*)" already defined at line (\d+)`)
 )
+
+// found names what stands in a file, wanted what should.
+var found = map[string]string{"map": "a mapping", "seq": "a list", "str": "text", "int": "a number", "float": "a number", "bool": "true or false", "null": "nothing", "timestamp": "a time", "binary": "binary data"}
+
+func wanted(goType string) string {
+	switch {
+	case goType == "string":
+		return "text"
+	case goType == "bool":
+		return "true or false"
+	case strings.HasPrefix(goType, "[]"):
+		return "a list"
+	}
+	return "a mapping"
+}
 
 // yamlError turns the library's words into ours, with file, line and remedy.
 func (c *Config) yamlError(err error) error {
@@ -217,6 +235,11 @@ func (c *Config) yamlError(err error) error {
 		return e
 	}
 	if m := typeLine.FindStringSubmatch(text); m != nil {
+		if t := wrongType.FindStringSubmatch(m[2]); t != nil {
+			m[2] = fmt.Sprintf("here stands %s, where %s is wanted", found[t[1]], wanted(t[2]))
+		} else if t := keyTwice.FindStringSubmatch(m[2]); t != nil {
+			m[2] = fmt.Sprintf("the key %q stands already in line %s", t[1], t[2])
+		}
 		return ostiary.Errorf(ostiary.Malformed, "config", "%s:%s: %s", c.file, m[1], m[2])
 	}
 	return ostiary.Errorf(ostiary.Malformed, "config", "%s: %s", c.file, strings.TrimPrefix(text, "yaml: "))
@@ -276,8 +299,11 @@ var (
 
 // check refuses what cannot work or would widen trust by accident.
 func (c *Config) check() error {
+	if c.TrustDomain == "" {
+		return c.bad("trust_domain", "it is required; write a name of your own, for example example.org")
+	}
 	if !trustRule.MatchString(c.TrustDomain) {
-		return c.bad("trust_domain", "it is required: lower-case letters, digits, dots, dashes; for example example.org")
+		return c.bad("trust_domain", "use lower-case letters, digits, dots, dashes and underscores, at most 255; for example example.org")
 	}
 	for key, v := range map[string]string{"deployment": c.Deployment, "gateway": c.Gateway} {
 		if !nameRule.MatchString(v) {
@@ -369,6 +395,11 @@ func (c *Config) checkServer(name string, s Server) error {
 	}
 	if err := c.checkOrigins(key+".origins", s.Origins); err != nil {
 		return err
+	}
+	if len(s.Command) > 0 {
+		if err := egress.CheckCommand(s.Command); err != nil {
+			return c.bad(key+".command", ostiary.AsError(err).Detail)
+		}
 	}
 	if s.Bearer != "" && s.URL == "" {
 		return c.bad(key+".bearer_file", "a credential header belongs to a url; give a process its secrets by env")

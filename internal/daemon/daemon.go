@@ -126,6 +126,11 @@ func (d *Daemon) openKeys(context.Context) (err error) {
 	if err := os.MkdirAll(d.cfg.Data, 0o700); err != nil {
 		return err
 	}
+	lock, err := lockData(d.cfg.Data)
+	if err != nil {
+		return err
+	}
+	d.onClose(lock.Close)
 	if d.ring, err = keyring.Open(filepath.Join(d.cfg.Data, "keys")); err != nil {
 		return err
 	}
@@ -209,11 +214,6 @@ func (d *Daemon) openEgress(context.Context) error {
 		digest, err := ostiary.ParseDigest(s.Digest)
 		if err != nil {
 			return d.cfg.bad("servers."+name+".digest", err.Error())
-		}
-		if len(s.Command) > 0 {
-			if err := egress.CheckCommand(s.Command); err != nil {
-				return d.cfg.bad("servers."+name+".command", ostiary.AsError(err).Detail)
-			}
 		}
 		o.Servers = append(o.Servers, egress.Server{
 			Name: name, Zone: s.Zone, Trusted: s.Trusted, URL: s.URL, AllowPrivate: s.AllowAddresses, BearerFile: s.Bearer,
