@@ -20,7 +20,12 @@
 //	kill-pid FILE      SIGKILL the process whose id is in the file's first line; alive FILE: fail unless it runs
 //	hammer TOKEN URL TOOL ARGUMENTS  call without a pause until hammer-stop, whatever the answers are
 //	executed FILE      fail unless each call that the recorder received has an intent in the log
-//	proven PROOF ENTRY KEYS  fail unless the proof shows an entry of the log folder ENTRY under one of the keys
+//	proven PROOF DIR KEYS  fail unless the proof shows an entry that is published in DIR, under one of the keys in a file
+//	again TEXT PROGRAM ARG...  run a program until its output holds the text
+//	smaller FILE N     fail unless the file has fewer bytes; mode OCTAL FILE: unless it has this mode
+//	is-json FILE       fail unless the file is JSON; field NAME KEY FILE: set $NAME to a member of its first line
+//	status N PROGRAM ARG...  run a program and fail unless it exits with N
+//	forge-join OUT IN  change the gateway's fingerprint in a join token
 package story
 
 import (
@@ -32,6 +37,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -112,6 +118,13 @@ func Run(t *testing.T, dir string) {
 			"hammer-stop":  hammerStop,
 			"executed":     executed,
 			"proven":       proven,
+			"again":        again,
+			"smaller":      smaller,
+			"forge-join":   forgeJoin,
+			"is-json":      isJSON,
+			"mode":         mode,
+			"field":        field,
+			"status":       status,
 		},
 		RequireExplicitExec: false,
 	})
@@ -418,13 +431,23 @@ func save(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.TrimSpace(ts.ReadFile("stdout"))), 0o600))
 }
 
-// waitlog waits until "ostiary log" with the given arguments prints the text:
-// waitlog TEXT ARG...
+// waitlog waits until "ostiary log" with the given arguments prints what fits the
+// expression: waitlog REGEXP ARG...
 func waitlog(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 1 {
-		ts.Fatalf("usage: waitlog TEXT [ARG...]")
+		ts.Fatalf("usage: waitlog REGEXP [ARG...]")
 	}
+	say := regexp.MustCompile(args[0])
 	eventually(ts, "the log to say "+args[0], nil, func() bool {
-		return ts.Exec("ostiary", append([]string{"log"}, args[1:]...)...) == nil && strings.Contains(ts.ReadFile("stdout"), args[0])
+		out, err := quietly(ts, "ostiary", append([]string{"log"}, args[1:]...)...)
+		return err == nil && say.MatchString(out)
 	})
+}
+
+// quietly runs a program whose output is no part of the story's record.
+func quietly(ts *testscript.TestScript, name string, args ...string) (string, error) {
+	var out output
+	p := startTo(ts, &out, name, args...)
+	err := <-p.done
+	return out.String(), err
 }
