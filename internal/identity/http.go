@@ -37,6 +37,10 @@ const (
 	// replaces another.
 	maxCertificates = 8
 
+	// bodyTimeout bounds how long a body may take to arrive, whoever reads
+	// it: strangers must not hold connections.
+	bodyTimeout = 10 * time.Second
+
 	// enrolRate and enrolBurst bound how often strangers make us verify a
 	// signature and ask the registry. A fleet of 50 starts at once.
 	enrolRate  = 20
@@ -56,7 +60,12 @@ func (a *Authority) Handler() http.Handler {
 	mux.HandleFunc("POST "+EnrolPath, h.enrol)
 	mux.HandleFunc("POST "+RenewPath, h.renew)
 	mux.HandleFunc("POST "+ReturnPath, h.comeBack)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 { // a writer without deadlines is a test's
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 type endpoints struct {

@@ -12,12 +12,19 @@ import (
 	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
-// bodyTimeout bounds how long a body may take to arrive: a stalled upload
-// holds memory.
+// bodyTimeout bounds how long a body may take to arrive, read by us or thrown
+// away by net/http before it answers: a stalled upload holds memory and a
+// connection.
 const bodyTimeout = 30 * time.Second
 
 // post takes one POSTed message.
 func (d *Door) post(x *visit) {
+	// A body is held whole, so only of somebody. The call itself is
+	// authenticated by the gate.
+	if _, err := d.identity.Authenticate(x.r.Context(), x.creds); err != nil {
+		x.fault(ostiary.AsError(err))
+		return
+	}
 	body, err := readBody(x)
 	if err != nil {
 		x.fault(err)
@@ -44,8 +51,6 @@ func (d *Door) post(x *visit) {
 // readBody reads the whole body or nothing: a body that was cut, stalled or
 // overflowed is never looked at.
 func readBody(x *visit) ([]byte, *ostiary.Error) {
-	x.out.rc.SetReadDeadline(time.Now().Add(bodyTimeout))
-	defer x.out.rc.SetReadDeadline(time.Time{}) // net/http goes on reading to notice that the client left
 	body, err := io.ReadAll(http.MaxBytesReader(nil, x.r.Body, maxBody))
 	if err != nil {
 		x.out.header().Set("Connection", "close")
@@ -54,6 +59,7 @@ func readBody(x *visit) ([]byte, *ostiary.Error) {
 		}
 		return nil, ostiary.Errorf(ostiary.Malformed, "body_cut", "the body did not arrive whole").At("body").Because(err)
 	}
+	x.out.rc.SetReadDeadline(time.Time{}) // net/http goes on reading to notice that the client left
 	return body, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/mcpwire"
@@ -51,6 +52,9 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			x.out.refuse(x, ostiary.Errorf(ostiary.Internal, "panic", "internal error"))
 		}
 	}()
+	if r.ContentLength != 0 {
+		x.out.rc.SetReadDeadline(time.Now().Add(bodyTimeout))
+	}
 	rt, err := d.find(r.Method, path, x)
 	if err == nil {
 		err = d.admit(r, rt)

@@ -2,13 +2,17 @@ package mcp
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/ostiary/ostiary/internal/stricthttp"
@@ -30,6 +34,63 @@ func (w *world) serve() string {
 	})
 	w.door.hosts[l.Addr().String()] = true
 	return l.Addr().String()
+}
+
+// pipes is a listener of connections in memory, in a bubble's time.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{} }
+
+// TestStrangersHoldNothing: who proved nothing makes nobody keep a body, and
+// no connection for longer than a body may take, on any path.
+func TestStrangersHoldNothing(t *testing.T) {
+	t.Run("a body is not read", func(t *testing.T) {
+		w := newWorld(t)
+		r := raw("/mcp", "", "Authorization", "Bearer foreign")
+		r.Body = io.NopCloser(iotest.ErrReader(errors.New("somebody read it")))
+		r.ContentLength = maxBody
+		if rec := w.do(r); rec.Code != 401 {
+			t.Errorf("%d %s", rec.Code, rec.Body)
+		}
+	})
+	for _, path := range []string{"/mcp", "/nothing"} {
+		t.Run("a stalled body on "+path, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+				s := NewServer(w.door, nil, slog.New(slog.DiscardHandler))
+				served := make(chan error, 1)
+				go func() { served <- s.Serve(stricthttp.NewListener(l, stricthttp.Standard())) }()
+				near, far := net.Pipe()
+				l.conns <- far
+				w.door.hosts["gate.test"] = true
+				io.WriteString(near, "POST "+path+" HTTP/1.1\r\nHost: gate.test\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n")
+				began := time.Now()
+				near.SetDeadline(began.Add(time.Hour))
+				if _, err := io.Copy(io.Discard, near); err != nil {
+					t.Error("the connection was never given up:", err)
+				}
+				if took := time.Since(began); took > bodyTimeout+idleTimeout {
+					t.Error("the connection was held for", took)
+				}
+				s.Close()
+				<-served
+			})
+		})
+	}
 }
 
 func head(host string, more ...string) string {
