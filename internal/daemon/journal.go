@@ -35,7 +35,22 @@ type indexed struct {
 // deploymentLog names the deployment's own log beside the gateways'.
 const deploymentLog = "deployment"
 
-func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, state ledger.Control, clock func() time.Time, log *slog.Logger) (_ *journal, err error) {
+// controlState is the control state as the logs see it: with its revision,
+// which heartbeats record, so that a control state that was rolled back is
+// noticed and refused.
+type controlState struct{ *store.SQL }
+
+// deploymentEpoch rises when an operator restores a backup; nothing can
+// restore one yet.
+const deploymentEpoch = 1
+
+// Revision implements ledger.Revisions.
+func (s controlState) Revision(ctx context.Context) (epoch, revision uint64, err error) {
+	revision, err = s.SQL.Revision(ctx)
+	return deploymentEpoch, revision, err
+}
+
+func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store.SQL, clock func() time.Time, log *slog.Logger) (_ *journal, err error) {
 	run, stop := context.WithCancel(context.Background())
 	j := &journal{indexes: map[*ledger.Log]*indexed{}, stop: stop}
 	defer func() {
@@ -53,7 +68,7 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, state led
 			return nil, err
 		}
 		l, err := ledger.Open(ctx, ledger.Options{
-			Dir: filepath.Join(cfg.Data, "log", name), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: state,
+			Dir: filepath.Join(cfg.Data, "log", name), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: controlState{db},
 			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Longest: time.Duration(cfg.Ledger.MaxActionTime), Clock: clock, Logger: log.With("log", name),
 		})
 		if err != nil {
