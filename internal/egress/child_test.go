@@ -113,6 +113,12 @@ func tool(m mcpwire.Message, name, line string, say, text func(string)) {
 			fmt.Printf(`{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":%s,"progress":1}}`+"\n", m.ID.Bytes())
 		}
 		say(`{}`)
+	case "pings":
+		for i := range 20_000 {
+			fmt.Printf(`{"jsonrpc":"2.0","id":"p-%d","method":"ping"}`+"\n", i)
+		}
+		say(`{}`)
+		time.Sleep(time.Second)
 	case "ask":
 		fmt.Println(`{"jsonrpc":"2.0","id":"q-1","method":"` + m.Params.Get("arguments").Get("method").Text() + `","params":{}}`)
 	case "env":

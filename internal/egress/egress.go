@@ -27,6 +27,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -287,6 +288,22 @@ func (e *Egress) behind(f func(ctx context.Context)) bool {
 		defer e.work.Done()
 		f(e.ctx)
 	}()
+	return true
+}
+
+// maxBehind bounds the answers of ours that wait to be sent on one pipe or in
+// one reply. A server that asks without listening costs these and no more.
+const maxBehind = 64
+
+// few lets so many in and turns away the rest. The zero few is empty.
+type few struct{ n atomic.Int32 }
+
+// behind is [Egress.behind] for one of few.
+func (w *few) behind(e *Egress, f func(ctx context.Context)) bool {
+	if w.n.Add(1) > maxBehind || !e.behind(func(ctx context.Context) { defer w.n.Add(-1); f(ctx) }) {
+		w.n.Add(-1)
+		return false
+	}
 	return true
 }
 

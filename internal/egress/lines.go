@@ -140,29 +140,38 @@ func (c *pipe) request(m mcpwire.Message) {
 	case c.modern.Load():
 		c.p.drop(c.p.log, "a request, which this revision does not have")
 	case m.Method == mcpwire.MethodPing:
-		c.behind(mcpwire.AppendResult(nil, id, []byte("{}")))
+		c.answerBehind(mcpwire.AppendResult(nil, id, []byte("{}")))
 	case s != nil && c.p.asks(m.Method):
 		if handle, ok := s.asked.add(id); ok {
 			s.add(gate.Frame{Kind: gate.FrameRequest, Method: m.Method, ID: handle, Body: m.Params}, len(m.Doc.Bytes()))
 			return
 		}
-		c.behind(appendRefusal(nil, id))
+		c.answerBehind(appendRefusal(nil, id))
 	default:
 		c.p.drop(c.p.log, "a request for "+quote([]byte(m.Method))+", which was not offered or may be for several calls")
-		c.behind(appendRefusal(nil, id))
+		c.answerBehind(appendRefusal(nil, id))
 	}
 }
 
-// behind writes without holding up the reader.
+// answerBehind answers the server without holding up the reader.
+func (c *pipe) answerBehind(line []byte) {
+	if !c.waiting.behind(c.p.owner, func(context.Context) { c.tell(line) }) {
+		c.p.drop(c.p.log, "a request while too many others wait for their answer")
+	}
+}
+
+// behind tells the server something of ours without holding up anybody.
 func (c *pipe) behind(line []byte) {
+	c.p.owner.behind(func(context.Context) { c.tell(line) })
+}
+
+func (c *pipe) tell(line []byte) {
 	if !mcpwire.OneLine(line) {
 		return
 	}
-	c.p.owner.behind(func(context.Context) {
-		if err := c.write(line); err != nil {
-			c.p.log.Debug("a message to the server was lost", "error", err)
-		}
-	})
+	if err := c.write(line); err != nil {
+		c.p.log.Debug("a message to the server was lost", "error", err)
+	}
 }
 
 // add queues a frame for the call's reader.

@@ -33,6 +33,7 @@ type pipe struct {
 	dead    chan struct{}  // closed when no reply can come any more
 
 	writing sync.Mutex // one line at a time
+	waiting few        // answers of answerBehind
 
 	mu     sync.Mutex // guards what follows
 	lastID int64

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -343,6 +344,19 @@ func TestStdioAsking(t *testing.T) {
 	s.Close()
 	if _, err := s.Next(t.Context()); !errors.Is(err, io.EOF) {
 		t.Errorf("after close: %v", err)
+	}
+}
+
+// A server that asks without listening costs a bounded number of answers
+// that wait for it.
+func TestStdioDeaf(t *testing.T) {
+	e := newEgress(t, Options{Servers: []Server{selfServer(t, "legacy")}})
+	before := runtime.NumGoroutine()
+	if _, err := result(t, e, toolCall(t, "srv", "pings", `{}`)); err != nil {
+		t.Fatal(err)
+	}
+	if more := runtime.NumGoroutine() - before; more > maxBehind+50 {
+		t.Errorf("%d goroutines wait for a server that does not listen", more)
 	}
 }
 

@@ -42,6 +42,7 @@ type remoteReply struct {
 	events  *mcpwire.EventReader // nil: one JSON message
 	frames  int
 	asked   asked
+	waiting few // answers of answerBehind
 	done    atomic.Bool
 	closing sync.Once
 }
@@ -222,11 +223,14 @@ func (p *remoteReply) request(m mcpwire.Message) (gate.Frame, bool) {
 
 // answerBehind answers without holding up the stream.
 func (p *remoteReply) answerBehind(b []byte) {
-	p.r.owner.behind(func(context.Context) {
+	sent := p.waiting.behind(p.r.owner, func(context.Context) {
 		if err := p.r.tell(p.w, p.d, p.session, b); err != nil {
 			p.r.log.Warn("an answer to the server was lost", "error", err)
 		}
 	})
+	if !sent {
+		p.r.drop(p.r.log, "a request while too many others wait for their answer")
+	}
 }
 
 // Answer carries the caller's answer to a request of the server.
