@@ -17,6 +17,7 @@ import (
 const (
 	maxPages       = 64               // pages of one list: 64 pages of a hundred are more than any agent can use
 	maxDefinitions = 4096             // definitions of one server over all lists
+	maxList        = 16 << 20         // bytes of one list over all its pages, which stay in memory: 64 definitions of the largest size, thousands of real ones
 	readTimeout    = 30 * time.Second // one server's definitions; a stdio server may have to start first
 )
 
@@ -89,11 +90,14 @@ func (c *Control) noteReading(server string, changed int, err error) {
 
 func (c *Control) readList(ctx context.Context, server, kind, method, member string) ([]ostiary.Tool, error) {
 	var out []ostiary.Tool
-	cursor := ""
+	cursor, size := "", 0
 	for range maxPages {
 		result, err := c.ask(ctx, server, method, cursor)
 		if err != nil || !result.Exists() {
 			return nil, err
+		}
+		if size += len(result.Bytes()); size > maxList {
+			return nil, ostiary.Errorf(ostiary.Upstream, "list_too_large", "%s answers %s with more than %d MiB", server, method, maxList>>20)
 		}
 		for _, def := range result.Get(member).Elements() {
 			out = append(out, catalog.ParseDefinition(server, kind, def))
