@@ -122,6 +122,9 @@ func filterOf(q url.Values) (f ledger.Filter, err error) {
 			return f, bad(key, "there is no such filter")
 		}
 	}
+	if f.Disposition != nil {
+		f.Kinds = []ostiary.EntryKind{ostiary.KindOutcome} // no other has one
+	}
 	if !f.Since.IsZero() && !f.Until.IsZero() && !f.Since.Before(f.Until) {
 		return f, bad("until", "it is not after since")
 	}

@@ -161,9 +161,29 @@ func (x *Index) Put(ctx context.Context, origin string, from uint64, rows []ledg
 			if _, err := st.ExecContext(ctx, args...); err != nil {
 				return err
 			}
+			if err := inherit(ctx, c, log, &rows[i]); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
+}
+
+// inherited is what an Outcome that says nothing but what it answers has from
+// its Intent: who, what, and under which policy.
+const inherited = "session, mandate, agent, principal, action, server, pin, asked, permit, reasons, snapshot, policy, class, agent_name, tool"
+
+// inherit completes the row of an Unknown outcome, which recovery writes from
+// the Intent's id alone, so that it is found by agent, tool and server.
+func inherit(ctx context.Context, c *sql.Conn, log int64, r *ledger.Row) error {
+	e := &r.Entry
+	if e.Kind != ostiary.KindOutcome || e.Answers.IsZero() || e.Action != "" || e.Agent != "" {
+		return nil
+	}
+	const from = " FROM entry WHERE id = ? AND kind = ?"
+	_, err := c.ExecContext(ctx, "UPDATE entry SET ("+inherited+") = (SELECT "+inherited+from+") WHERE log = ? AND place = ? AND EXISTS (SELECT 1"+from+")",
+		e.Answers[:], int64(ostiary.KindIntent), log, int64(r.Ref.Index), e.Answers[:], int64(ostiary.KindIntent))
+	return err
 }
 
 func inSequence(origin string, from uint64, rows []ledger.Row) error {

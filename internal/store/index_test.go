@@ -265,3 +265,29 @@ func BenchmarkIndexQuery(b *testing.B) {
 		})
 	}
 }
+
+func TestIndexUnknown(t *testing.T) {
+	ctx := t.Context()
+	x := openIndex(t, filepath.Join(t.TempDir(), "index.db"))
+	intent := row(0)
+	unknown := ledger.Row{Origin: logName, Ref: ostiary.EntryRef{Month: "2026-11", Index: 1}, Entry: ostiary.Entry{
+		Kind: ostiary.KindOutcome, ID: entryID(1), Time: start.Add(time.Minute), Answers: intent.Entry.ID, Code: "unknown", Disposition: ostiary.Unknown,
+	}}
+	orphan := unknown
+	orphan.Ref.Index, orphan.Entry.ID, orphan.Entry.Answers = 2, entryID(2), entryID(99)
+	if err := x.Put(ctx, logName, 0, []ledger.Row{intent, unknown, orphan}); err != nil {
+		t.Fatal(err)
+	}
+	d := ostiary.Unknown
+	rows, err := x.Query(ctx, ledger.Filter{Disposition: &d, Agent: "agent0", Action: "tool0", Server: "bank"})
+	if err != nil || len(rows) != 1 {
+		t.Fatalf("an unknown outcome is not found by its agent and tool: %d rows, %v", len(rows), err)
+	}
+	got, want := rows[0].Entry, intent.Entry
+	if got.Principal != want.Principal || got.Session != want.Session || !got.Permit || got.Snapshot != want.Snapshot || got.Code != "unknown" || got.ID != unknown.Entry.ID {
+		t.Errorf("got %+v", got)
+	}
+	if rows, err = x.Query(ctx, ledger.Filter{Disposition: &d}); err != nil || len(rows) != 2 {
+		t.Errorf("one whose intent is not here stands as it is: %d rows, %v", len(rows), err)
+	}
+}
