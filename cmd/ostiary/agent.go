@@ -127,7 +127,7 @@ func (c *agentJoinCmd) Run(e *env) error {
 	}
 	fmt.Fprintln(e.stdout, j.Secret)
 	fmt.Fprintf(e.stderr, "One use, until %s, for %s. On the agent's machine:\n", when(j.Expires), j.Agent)
-	fmt.Fprintf(e.stderr, "  ostiary connect --gateway https://%s --join <the line above>\n", j.Gateway)
+	fmt.Fprintf(e.stderr, "  ostiary connect --gateway https://%s --join @FILE --print-config\n(FILE holds the line above; or put it into OSTIARY_JOIN.)\n", j.Gateway)
 	return nil
 }
 

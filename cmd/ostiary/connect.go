@@ -18,7 +18,7 @@ import (
 
 type connectCmd struct {
 	Gateway     string `placeholder:"URL" help:"The gateway, for example https://127.0.0.1:8443; needed the first time."`
-	Join        string `placeholder:"TOKEN" env:"OSTIARY_JOIN" help:"The one-time join token, needed the first time. @FILE reads it from a file, so that it stands in no process list."`
+	Join        string `placeholder:"@FILE" help:"File with the one-time join token, needed the first time; or set OSTIARY_JOIN. The token itself is refused here: arguments stand in the process list."`
 	State       string `placeholder:"DIR" help:"Where the key and the certificate are kept (~/.ostiary/connect)."`
 	Server      string `help:"Speak to this server only, with its own tool names, instead of all of them."`
 	Listen      string `placeholder:"ADDR" help:"Serve clients over HTTP on this loopback address instead of stdin and stdout. Whoever can connect is the agent."`
@@ -61,12 +61,18 @@ func (c *connectCmd) Run(e *env) error {
 
 // complete reads what the flags point to.
 func (c *connectCmd) complete() error {
-	if file, ok := strings.CutPrefix(c.Join, "@"); ok {
+	file, isFile := strings.CutPrefix(c.Join, "@")
+	switch {
+	case isFile:
 		b, err := os.ReadFile(file)
 		if err != nil {
 			return fmt.Errorf("--join: %w", err)
 		}
 		c.Join = strings.TrimSpace(string(b))
+	case c.Join != "":
+		return ostiary.Errorf(ostiary.Malformed, "join", "--join: write @FILE, or set OSTIARY_JOIN; a token in an argument stands in the process list")
+	default:
+		c.Join = strings.TrimSpace(os.Getenv("OSTIARY_JOIN"))
 	}
 	if c.State == "" {
 		home, err := os.UserHomeDir()

@@ -271,13 +271,16 @@ func (s *stage) invite(e *env) error {
 	if err := inner.ask(http.MethodPost, "/v1/agents/join", nil, control.AgentRequest{Name: "yours", Principal: "person:you"}, &j); err != nil {
 		return err
 	}
-	self := "ostiary"
+	if err := os.WriteFile(s.path("yours.join"), []byte(j.Secret+"\n"), 0o600); err != nil {
+		return err
+	}
+	self := "go run ./cmd/ostiary" // what was built for this run alone is gone afterwards
 	if exe, err := os.Executable(); err == nil && !strings.Contains(exe, "go-build") {
 		self = exe
 	}
 	return demo.Invite(e.stdout, demo.Invitation{
 		Endpoint: "http://" + s.cfg.Listen.Loopback + "/mcp", Token: t.Token, Expires: t.Expires.Local().Format(time.TimeOnly),
-		Bridge: []string{self, "connect", "--gateway", strings.TrimSuffix(s.daemon.Endpoint(), "/mcp"), "--join", j.Secret},
-		Config: s.config,
+		Bridge: []string{self, "connect", "--gateway", strings.TrimSuffix(s.daemon.Endpoint(), "/mcp"), "--join", "@" + s.path("yours.join")},
+		Config: s.config, Program: self,
 	})
 }

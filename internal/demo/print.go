@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -208,6 +209,7 @@ type Invitation struct {
 	Expires  string   // when the token ends, for people
 	Bridge   []string // the command that bridges a client which can send no credentials; nil if there is none
 	Config   string   // path of the configuration, for the other commands
+	Program  string   // how to start this program: its path, or "go run ./cmd/ostiary"; "" is "ostiary"
 }
 
 // Invite prints how to point one's own MCP client at the running demo.
@@ -230,8 +232,8 @@ func Invite(w io.Writer, i Invitation) error {
 		p.line("")
 		p.line("And look at what happened:")
 		p.line("")
-		p.line("   ostiary --config %s log", i.Config)
-		p.line("   ostiary --config %s tools list", i.Config)
+		p.line("   %s --config %s log", cmp.Or(i.Program, "ostiary"), i.Config)
+		p.line("   %s --config %s tools list", cmp.Or(i.Program, "ostiary"), i.Config)
 	}
 	p.line("")
 	return p.err

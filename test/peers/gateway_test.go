@@ -159,7 +159,7 @@ servers:
 	for _, server := range []string{demo.Bank, demo.Lab, oldBank, oldLab, demo.Documents, oldInbox} {
 		g.ostiary(t, "tools", "pin", server)
 	}
-	g.ostiary(t, "agent", "add", "agent/peer", "--principal", "person:dana")
+	g.ostiary(t, "agent", "add", "peer", "--principal", "person:dana")
 	return g
 }
 
@@ -244,7 +244,7 @@ func (g *gateway) requestKey(t *testing.T) string {
 // bearer is the gateway's plain-HTTP endpoint with a token for one agent.
 func (g *gateway) bearer(t *testing.T) target {
 	t.Helper()
-	return target{URL: g.endpoint, Token: g.ostiary(t, "token", "agent/peer")}
+	return target{URL: g.endpoint, Token: g.ostiary(t, "token", "peer")}
 }
 
 // bridge is the bridge on stdio: it joins as an agent of its own, the first
@@ -252,8 +252,12 @@ func (g *gateway) bearer(t *testing.T) target {
 func (g *gateway) bridge(t *testing.T) target {
 	t.Helper()
 	g.bridged++
-	join := g.ostiary(t, "agent", "join", fmt.Sprintf("agent/bridged-%d", g.bridged), "--principal", "person:dana")
-	return target{Command: g.binary, Args: []string{"connect", "--gateway", g.secure, "--join", join, "--state", t.TempDir()}}
+	join := g.ostiary(t, "agent", "join", fmt.Sprintf("bridged-%d", g.bridged), "--principal", "person:dana")
+	file := filepath.Join(t.TempDir(), "join")
+	if err := os.WriteFile(file, []byte(join), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return target{Command: g.binary, Args: []string{"connect", "--gateway", g.secure, "--join", "@" + file, "--state", t.TempDir()}}
 }
 
 // checkBooks compares what the tools did with what the log says of it: every
