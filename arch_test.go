@@ -89,7 +89,9 @@ func goFiles(t *testing.T) []file {
 			return err
 		}
 		if d.IsDir() {
-			if n := d.Name(); p != "." && (strings.HasPrefix(n, ".") || n == "testdata" || n == "node_modules" || n == "tools") {
+			n := d.Name()
+			_, err := os.Stat(filepath.Join(p, "go.mod")) // a module of its own
+			if p != "." && (strings.HasPrefix(n, ".") || n == "testdata" || n == "node_modules" || err == nil) {
 				return fs.SkipDir
 			}
 			return nil
