@@ -137,8 +137,10 @@ func tagOf(m httpsfv.Member) string {
 // parameters, in any order.
 func (s *signature) components(list httpsfv.InnerList, h http.Header) *Error {
 	need := []string{"@method", "@target-uri", "content-digest", "content-type", "ostiary-entry"}
-	if len(h.Values("Authorization")) > 0 {
-		need = append(need, "authorization")
+	for _, name := range []string{"authorization", "mcp-session-id"} {
+		if len(h.Values(name)) > 0 {
+			need = append(need, name)
+		}
 	}
 	for _, it := range list.Items {
 		name, ok := it.Value.(string)

@@ -3,7 +3,8 @@
 //
 // A gateway signs every HTTP request it forwards, after the intent is in its
 // ledger: method, target, digest of the body, content type, the number of the
-// ledger entry, and the credential if there is one. The middleware here
+// ledger entry, and the credential and the session if there are any: all that
+// says what is done, and as whom, outside the body. The middleware here
 // demands such a signature and refuses everything else, so that calling the
 // server directly achieves nothing.
 //

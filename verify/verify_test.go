@@ -26,13 +26,13 @@ var epoch = time.Unix(1_790_000_000, 0)
 
 // request is what a test signs, with every part replaceable.
 type request struct {
-	method, url, body, contentType, entry, auth string
-	covered                                     []string
-	params                                      string
-	nonce                                       string
-	created, life                               int64
-	label, tag, keyID, alg                      string
-	digest                                      string
+	method, url, body, contentType, entry, auth, session string
+	covered                                              []string
+	params                                               string
+	nonce                                                string
+	created, life                                        int64
+	label, tag, keyID, alg                               string
+	digest                                               string
 }
 
 func plain(keyID, alg string) request {
@@ -55,6 +55,9 @@ func (q request) signed(t testing.TB, key crypto.Signer) *http.Request {
 	r.Header.Set("Content-Digest", q.digest)
 	if q.auth != "" {
 		r.Header.Set("Authorization", q.auth)
+	}
+	if q.session != "" {
+		r.Header.Set("Mcp-Session-Id", q.session)
 	}
 	params := q.params
 	if params == "" {
@@ -122,6 +125,12 @@ func TestMiddleware(t *testing.T) {
 	ec, ed := newKeys(t)
 	keys := map[string]crypto.PublicKey{"ec": &ec.PublicKey, "ed": ed.Public()}
 	ok := func() request { return plain("ec", "ecdsa-p256-sha256") }
+	inSession := func() request {
+		q := ok()
+		q.session = "s-1"
+		q.covered = append(q.covered, "mcp-session-id")
+		return q
+	}
 	for name, c := range map[string]struct {
 		key   crypto.Signer
 		make  func() request
@@ -136,6 +145,10 @@ func TestMiddleware(t *testing.T) {
 			q.covered = append(q.covered, "authorization")
 			return q
 		}},
+		"session added":            {key: ec, make: ok, after: func(r *http.Request) { r.Header.Set("Mcp-Session-Id", "somebody else's") }, field: "mcp-session-id"},
+		"session swapped":          {key: ec, make: inSession, after: func(r *http.Request) { r.Header.Set("Mcp-Session-Id", "somebody else's") }, field: "Signature"},
+		"session removed":          {key: ec, make: inSession, after: func(r *http.Request) { r.Header.Del("Mcp-Session-Id") }, field: "Signature-Input"},
+		"session covered":          {key: ec, make: inSession},
 		"another order":            {key: ec, make: func() request { q := ok(); q.covered[0], q.covered[4] = q.covered[4], q.covered[0]; return q }},
 		"another signature beside": {key: ec, make: ok, after: func(r *http.Request) { addSignature(r, "other", "else") }},
 		"direct call":              {key: ec, make: ok, after: func(r *http.Request) { r.Header.Del("Signature-Input"); r.Header.Del("Signature") }, field: "Signature-Input"},

@@ -371,6 +371,30 @@ func TestSigned(t *testing.T) {
 			t.Error("Q03 the credential is in health or logs")
 		}
 	}
+	// So is what goes into a session of an older revision, and nobody on the
+	// way can move a call into another one.
+	session := "ours"
+	inSession := legacy(func() string { return session }, func(w http.ResponseWriter, _ *http.Request, m mcpwire.Message) { reply(w, m, `{}`) })
+	checked := v.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		m, _ := mcpwire.Parse(b, strictjson.Request)
+		inSession(w, r, m)
+	}))
+	old := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if session != "ours" {
+			r.Header.Set("Mcp-Session-Id", session)
+		}
+		checked.ServeHTTP(w, r)
+	}))
+	defer old.Close()
+	e := newEgress(t, Options{Servers: []Server{local(old.URL)}, Signer: key, KeyID: id})
+	if f, err := result(t, e, toolCall(t, "srv", "x", `{}`)); err != nil || f.Kind != gate.FrameResult {
+		t.Fatalf("in a session: %+v %v", f, err)
+	}
+	session = "somebody else's"
+	if _, err := result(t, e, toolCall(t, "srv", "x", `{}`)); err == nil {
+		t.Error("a call was moved into another session")
+	}
 	// A direct call fails.
 	resp, err := http.Post(srv.URL+"/mcp", "application/json", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"tools/call"}`))
 	if err != nil || resp.StatusCode != 401 {

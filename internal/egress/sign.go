@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/mcpwire"
 )
 
 const (
@@ -62,6 +63,15 @@ func newSigner(key crypto.Signer, keyID string, clock func() time.Time) (*signer
 	return s, nil
 }
 
+// component is a header that a signature covers.
+type component struct{ name, header string }
+
+// ifThere are the headers covered when they are there: the credential, and
+// the session in which a server of an older revision acts.
+func ifThere() [2]component {
+	return [...]component{{"authorization", "Authorization"}, {"mcp-session-id", mcpwire.HeaderSessionID}}
+}
+
 // sign adds Content-Digest, Signature-Input and Signature to h for a POST of
 // body to target. Every other covered header must already be there.
 func (s *signer) sign(h http.Header, target string, body []byte) error {
@@ -73,12 +83,12 @@ func (s *signer) sign(h http.Header, target string, body []byte) error {
 	var nonce [16]byte
 	rand.Read(nonce[:])
 	created := s.clock().Unix()
-	auth := h["Authorization"]
-
 	params := make([]byte, 0, 320)
 	params = append(params, `("@method" "@target-uri" "content-digest" "content-type" "ostiary-entry"`...)
-	if auth != nil {
-		params = append(params, ` "authorization"`...)
+	for _, c := range ifThere() {
+		if h[c.header] != nil {
+			params = append(append(append(params, ` "`...), c.name...), '"')
+		}
 	}
 	params = append(params, `);created=`...)
 	params = strconv.AppendInt(params, created, 10)
@@ -95,8 +105,10 @@ func (s *signer) sign(h http.Header, target string, body []byte) error {
 	base = append(append(base, "\n\"content-digest\": "...), digest...)
 	base = append(append(base, "\n\"content-type\": "...), h["Content-Type"][0]...)
 	base = append(append(base, "\n\"ostiary-entry\": "...), h[HeaderEntry][0]...)
-	if auth != nil {
-		base = append(append(base, "\n\"authorization\": "...), auth[0]...)
+	for _, c := range ifThere() {
+		if v := h[c.header]; v != nil {
+			base = append(append(append(append(base, "\n\""...), c.name...), "\": "...), v[0]...)
+		}
 	}
 	base = append(append(base, "\n\"@signature-params\": "...), params...)
 
