@@ -13,6 +13,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/control"
+	"github.com/ostiary/ostiary/internal/policy"
 )
 
 type logCmd struct {
@@ -76,6 +77,12 @@ func (c *logListCmd) query() (url.Values, error) {
 		}
 	case !c.All:
 		q.Set("kind", "intent,outcome")
+		if c.Tool == "" {
+			q.Set("except", policy.ActionDiscoverServer)
+		}
+	}
+	if !c.Entries {
+		q.Set("latest", "true")
 	}
 	return q, nil
 }
@@ -172,33 +179,13 @@ func (p *logPrinter) forget(before time.Time) {
 	maps.DeleteFunc(p.seen, func(_ string, t time.Time) bool { return t.Before(before) })
 }
 
-// hidden reports whether a listing leaves an entry out: an Intent whose
-// Outcome stands beside it, and, without --all, the gateway's own business.
-func (p *logPrinter) hidden(x *control.Entry, answered map[string]bool) bool {
-	switch {
-	case !p.Entries && x.Kind == "intent" && answered[x.ID]:
-		return true
-	case p.All:
-		return false
-	case p.Changes:
-		return x.Action == "" // a log was opened
-	}
-	return x.Action == "discover_server"
-}
-
-// print writes what was not printed before. The page is oldest first. Without
-// --entries an action is one line: its Outcome, or its Intent while it runs.
+// print writes what was not printed before. The page is oldest first.
 func (p *logPrinter) print(page control.Listing, head bool) error {
-	answered := map[string]bool{}
-	for _, x := range page.Entries {
-		if x.Kind == "outcome" && x.Answers != "" {
-			answered[x.Answers] = true
-		}
-	}
 	var fresh []control.Entry
 	for _, x := range page.Entries {
 		p.newest = later(p.newest, x.Time)
-		if _, ok := p.seen[x.Ref]; ok || p.hidden(&x, answered) {
+		opening := p.Changes && !p.All && x.Action == "" // of a log
+		if _, ok := p.seen[x.Ref]; ok || opening {
 			continue
 		}
 		p.seen[x.Ref] = x.Time
@@ -236,7 +223,7 @@ func (p *logPrinter) print(page control.Listing, head bool) error {
 	if err := p.grid.print(headings, rows); err != nil {
 		return err
 	}
-	if page.Indexed < page.Size && head {
+	if page.Indexed < page.Size && head && !p.Follow { // followers get the rest in a moment
 		fmt.Fprintf(p.e.stderr, "indexed up to %d of %d entries\n", page.Indexed, page.Size)
 	}
 	return nil

@@ -81,6 +81,10 @@ func filterOf(q url.Values) (f ledger.Filter, err error) {
 			f.Server = v
 		case "code":
 			f.Code = v
+		case "except":
+			f.Except = v
+		case "latest":
+			f.Latest = v == "true"
 		case "newest":
 			f.Newest = v == "true"
 		case "limit":

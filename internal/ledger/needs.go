@@ -62,8 +62,10 @@ type Filter struct {
 	Until       time.Time
 	Answers     ostiary.EntryID // Outcomes and Results of this Intent, and calls inside it
 	ID          ostiary.EntryID
-	Newest      bool // newest first
-	Limit       int  // 0 means 100; at most 10,000
+	Except      string // leaves out this action, by its full name
+	Latest      bool   // leaves out an Intent whose Outcome is here: each action once, as it stands
+	Newest      bool   // newest first
+	Limit       int    // 0 means 100; at most 10,000
 }
 
 // Index answers queries about entries. It may lag, can be thrown away, and is

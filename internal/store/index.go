@@ -366,6 +366,12 @@ func question(f ledger.Filter) (string, []any, error) {
 	if f.Disposition != nil {
 		and("disposition = ?", int64(*f.Disposition))
 	}
+	if f.Except != "" {
+		and("action <> ?", f.Except)
+	}
+	if f.Latest {
+		and(fmt.Sprintf("(kind <> %d OR NOT EXISTS (SELECT 1 FROM entry o WHERE o.answers = entry.id AND o.answers IS NOT NULL AND o.kind = %d))", ostiary.KindIntent, ostiary.KindOutcome))
+	}
 	if !f.Since.IsZero() {
 		and("time >= ?", nanos(f.Since))
 	}

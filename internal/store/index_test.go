@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -289,5 +290,34 @@ func TestIndexUnknown(t *testing.T) {
 	}
 	if rows, err = x.Query(ctx, ledger.Filter{Disposition: &d}); err != nil || len(rows) != 2 {
 		t.Errorf("one whose intent is not here stands as it is: %d rows, %v", len(rows), err)
+	}
+}
+
+func TestIndexLatest(t *testing.T) {
+	ctx := t.Context()
+	x := openIndex(t, filepath.Join(t.TempDir(), "index.db"))
+	rows := batch(0, 5) // two actions with their outcomes, and one that runs
+	rows[2].Entry.Action, rows[3].Entry.Action = "discover_server", "discover_server"
+	if err := x.Put(ctx, logName, 0, rows); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		f    ledger.Filter
+		want []uint64
+	}{
+		{ledger.Filter{}, []uint64{0, 1, 2, 3, 4}},
+		{ledger.Filter{Latest: true}, []uint64{1, 3, 4}},
+		{ledger.Filter{Except: "discover_server"}, []uint64{0, 1, 4}},
+		{ledger.Filter{Latest: true, Except: "discover_server", Newest: true, Limit: 1}, []uint64{4}},
+		{ledger.Filter{Latest: true, Except: "discover_server", Newest: true, Limit: 2}, []uint64{4, 1}},
+	} {
+		got, err := x.Query(ctx, tc.f)
+		var refs []uint64
+		for _, r := range got {
+			refs = append(refs, r.Ref.Index)
+		}
+		if err != nil || !slices.Equal(refs, tc.want) {
+			t.Errorf("%+v: got %v, want %v, %v", tc.f, refs, tc.want, err)
+		}
 	}
 }
