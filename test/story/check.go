@@ -1,11 +1,15 @@
 package story
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -93,4 +97,79 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	if (got == want) == neg {
 		ts.Fatalf("exit status %d", got)
 	}
+}
+
+func pinOf(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, args, 3, "pin-of NAME TOOL FILE")
+	var tools []struct{ Name, Pin string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[2])), &tools))
+	for _, t := range tools {
+		if t.Name == args[1] {
+			ts.Setenv(args[0], t.Pin)
+			return
+		}
+	}
+	ts.Fatalf("no tool %s in %s", args[1], args[2])
+}
+
+func numberOf(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, args, 2, "number-of NAME ENTRY")
+	ts.Setenv(args[0], path.Base(args[1]))
+}
+
+// aligned looks at the first six columns: words that two spaces part.
+func aligned(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, args, 1, "aligned FILE")
+	lines := strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n")
+	if len(lines) < 3 {
+		ts.Fatalf("%s has %d lines", args[0], len(lines))
+	}
+	for _, column := range []string{"TIME", "AGENT", "ACTION", "DECISION", "FATE"} {
+		at := strings.Index(lines[0], column)
+		for _, l := range lines {
+			if at < 2 || len(l) <= at || l[at] == ' ' || l[at-2:at] != "  " {
+				ts.Fatalf("column %s of %q does not begin where the head's does", column, l)
+			}
+		}
+	}
+}
+
+func copyAll(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, args, 2, "cp-r FROM TO")
+	ts.Check(os.CopyFS(ts.MkAbs(args[1]), os.DirFS(ts.MkAbs(args[0]))))
+}
+
+// below lists the files with a name below a folder, oldest change first.
+func below(ts *testscript.TestScript, dir, pattern string) (found []string) {
+	ts.Check(filepath.WalkDir(ts.MkAbs(dir), func(p string, d fs.DirEntry, err error) error {
+		if ok, _ := path.Match(pattern, d.Name()); err == nil && ok && d.Type().IsRegular() {
+			found = append(found, p)
+		}
+		return err
+	}))
+	if len(found) == 0 {
+		ts.Fatalf("no %s in %s", pattern, dir)
+	}
+	return found
+}
+
+func checkpoint(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, args, 2, "checkpoint FILE DIR")
+	b, err := os.ReadFile(below(ts, args[1], "checkpoint")[0])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}
+
+func spoil(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, args, 2, "spoil DIR TEXT")
+	for _, f := range below(ts, args[0], "*.seg") {
+		b, err := os.ReadFile(f)
+		ts.Check(err)
+		if i := bytes.Index(b, []byte(args[1])); i >= 0 {
+			b[i] ^= 1
+			ts.Check(os.WriteFile(f, b, 0o600))
+			return
+		}
+	}
+	ts.Fatalf("%q stands nowhere in %s", args[1], args[0])
 }

@@ -191,31 +191,35 @@ func proven(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	p, err := proof.ParseInclusion([]byte(ts.ReadFile(args[0])))
 	ts.Check(err)
-	found := false
-	ts.Check(filepath.WalkDir(ts.MkAbs(args[1]), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.Contains(path, "/tile/entries/") {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		entries, err := proof.ParseBundle(b)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			for _, key := range strings.Fields(ts.ReadFile(args[2])) {
-				if c, err := p.Verify(e, key); err == nil {
-					ts.Logf("entry %d of %s", p.Index, c.Origin)
-					found = true
-					return fs.SkipAll
+	keys := strings.Fields(ts.ReadFile(args[2]))
+	shown := func() (found bool) {
+		ts.Check(filepath.WalkDir(ts.MkAbs(args[1]), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.Contains(path, "/tile/entries/") {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			entries, err := proof.ParseBundle(b)
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				for _, key := range keys {
+					if _, err := p.Verify(e, key); err == nil {
+						found = true
+						return fs.SkipAll
+					}
 				}
 			}
-		}
-		return nil
-	}))
-	if found == neg {
-		ts.Fatalf("the proof shows an entry of %s: %v", args[1], found)
+			return nil
+		}))
+		return found
+	}
+	if !neg { // bundles are published a little after their entries are durable
+		eventually(ts, "the proof to show an entry of "+args[1], nil, shown)
+	} else if shown() {
+		ts.Fatalf("the proof shows an entry of %s", args[1])
 	}
 }

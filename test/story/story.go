@@ -25,6 +25,10 @@
 //	smaller FILE N     fail unless the file has fewer bytes; mode OCTAL FILE: unless it has this mode
 //	is-json FILE       fail unless the file is JSON; field NAME KEY FILE: set $NAME to a member of its first line
 //	status N PROGRAM ARG...  run a program and fail unless it exits with N
+//	pin-of NAME TOOL FILE    set $NAME to a tool's pin in the output of "tools list --json"; number-of NAME ENTRY: to an entry's number
+//	aligned FILE       fail unless each line's columns begin where the first line's do
+//	cp-r FROM TO       copy a folder; checkpoint FILE DIR: copy the newest checkpoint below a folder
+//	spoil DIR TEXT     change one byte of the text where it first stands in a log segment below a folder
 //	forge-join OUT IN  change the gateway's fingerprint in a join token
 package story
 
@@ -125,6 +129,12 @@ func Run(t *testing.T, dir string) {
 			"mode":         mode,
 			"field":        field,
 			"status":       status,
+			"pin-of":       pinOf,
+			"number-of":    numberOf,
+			"aligned":      aligned,
+			"cp-r":         copyAll,
+			"checkpoint":   checkpoint,
+			"spoil":        spoil,
 		},
 		RequireExplicitExec: false,
 	})
