@@ -101,11 +101,11 @@ type agentCmd struct {
 
 // agentFlags describe a new agent.
 type agentFlags struct {
-	Name      string   `arg:"" help:"Its name, for example payments for spiffe://<trust domain>/agent/payments, or a whole SPIFFE ID."`
+	Name      string   `arg:"" help:"Its name, for example payments for spiffe://example.org/agent/payments, or a whole SPIFFE ID."`
 	Principal string   `placeholder:"KIND:NAME" help:"On whose authority it acts: person:NAME, organisation:NAME or service:NAME. Of a new agent organisation:self; an enrolled one keeps its own."`
-	Owner     string   `help:"Who answers for it; else its principal."`
-	Zone      string   `help:"Its zone; else default."`
-	Role      []string `help:"A role it holds; may be repeated."`
+	Owner     string   `placeholder:"NAME" help:"Who answers for it; else its principal."`
+	Zone      string   `placeholder:"NAME" help:"Its zone; else default."`
+	Role      []string `placeholder:"NAME" help:"A role it holds; may be repeated."`
 }
 
 func (f *agentFlags) request(life string) control.AgentRequest {
@@ -114,7 +114,7 @@ func (f *agentFlags) request(life string) control.AgentRequest {
 
 type agentJoinCmd struct {
 	agentFlags
-	Life string `help:"How long the join token may be used (1h)."`
+	Life string `placeholder:"DURATION" help:"How long the join token may be used (1h)."`
 }
 
 func (c *agentJoinCmd) Run(e *env) error {
@@ -168,7 +168,7 @@ func (agentListCmd) Run(e *env) error {
 
 type agentRevokeCmd struct {
 	Subject string `arg:"" help:"The agent's name; or, with --kind, a mandate id, key digest or serial."`
-	Kind    string `enum:"agent,mandate,key,serial" default:"agent" help:"What is revoked: agent, mandate, key or serial (${default})."`
+	Kind    string `placeholder:"KIND" enum:"agent,mandate,key,serial" default:"agent" help:"What is revoked: agent, mandate, key or serial (${default})."`
 	Reason  string `required:"" placeholder:"TEXT" help:"Why; it stays in the log."`
 }
 
@@ -189,8 +189,8 @@ func (c *agentRevokeCmd) Run(e *env) error {
 
 type tokenCmd struct {
 	Agent  string `arg:"" help:"The enrolled agent."`
-	Life   string `help:"How long it lives, at most 10m."`
-	Server string `help:"For this server's own endpoint instead of the aggregated one."`
+	Life   string `placeholder:"DURATION" help:"How long it lives, at most 10m."`
+	Server string `placeholder:"NAME" help:"For this server's own endpoint instead of the aggregated one."`
 }
 
 func (c *tokenCmd) Run(e *env) error {
@@ -258,7 +258,7 @@ func (e *env) printTools(all []control.Tool) error {
 type toolsDiffCmd struct {
 	Server string `arg:"" help:"The configured server."`
 	Name   string `arg:"" help:"The definition: a tool's or prompt's name, a resource's URI."`
-	Kind   string `default:"tool" enum:"tool,prompt,resource,template" help:"Its kind: tool, prompt, resource or template (${default})."`
+	Kind   string `default:"tool" placeholder:"KIND" enum:"tool,prompt,resource,template" help:"Its kind: tool, prompt, resource or template (${default})."`
 }
 
 func (c *toolsDiffCmd) Run(e *env) error {
@@ -297,8 +297,8 @@ func (c *toolsReadCmd) Run(e *env) error {
 type toolsAcceptCmd struct {
 	Server string `arg:"" help:"The configured server."`
 	Name   string `arg:"" optional:"" help:"One definition; all that are not quarantined if absent."`
-	Kind   string `help:"Of a named one: tool, prompt, resource or template."`
-	Pin    string `help:"Accept only if it is still the definition with this pin (64 hex digits, from list --json)."`
+	Kind   string `placeholder:"KIND" help:"Of a named one: tool, prompt, resource or template."`
+	Pin    string `placeholder:"PIN" help:"Accept only if it is still the definition with this pin (64 hex digits, from list --json)."`
 	Force  bool   `help:"Also a named one that is quarantined for what its text says, after reading it."`
 }
 

@@ -20,7 +20,7 @@ type connectCmd struct {
 	Gateway     string `placeholder:"URL" help:"The gateway, for example https://127.0.0.1:8443; needed the first time."`
 	Join        string `placeholder:"@FILE" help:"File with the one-time join token, needed the first time; or set OSTIARY_JOIN. The token itself is refused here: arguments stand in the process list."`
 	State       string `placeholder:"DIR" help:"Where the key and the certificate are kept (~/.ostiary/connect)."`
-	Server      string `help:"Speak to this server only, with its own tool names, instead of all of them."`
+	Server      string `placeholder:"NAME" help:"Speak to this server only, with its own tool names, instead of all of them."`
 	Listen      string `placeholder:"ADDR" help:"Serve clients over HTTP on this loopback address instead of stdin and stdout. Whoever can connect is the agent."`
 	PrintConfig bool   `help:"Enrol if needed, print what to paste into a client's configuration, and end."`
 	Debug       bool   `help:"Log more, on stderr."`

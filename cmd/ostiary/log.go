@@ -34,17 +34,17 @@ const (
 )
 
 type logListCmd struct {
-	Agent       string `help:"Only this agent: SPIFFE ID or last path segment."`
-	Principal   string `help:"Only on this principal's authority."`
-	Tool        string `help:"Only this tool or action."`
-	Server      string `help:"Only this server."`
+	Agent       string `placeholder:"AGENT" help:"Only this agent: SPIFFE ID or last path segment."`
+	Principal   string `placeholder:"PRINCIPAL" help:"Only on this principal's authority."`
+	Tool        string `placeholder:"NAME" help:"Only this tool or action."`
+	Server      string `placeholder:"NAME" help:"Only this server."`
 	Decision    string `placeholder:"DECISION" enum:",permit,deny" default:"" help:"Only permit or deny."`
 	Disposition string `placeholder:"FATE" enum:",refused,held,delivered,withheld,failed,unknown" default:"" help:"Only this fate: refused, held, delivered, withheld, failed, unknown."`
-	Code        string `help:"Only this reason code."`
-	Session     string `help:"Only this session."`
-	Since       string `help:"Not before: a time (2026-11-20T10:00:00Z) or how long ago (15m)."`
-	Until       string `help:"Before: a time or how long ago."`
-	Limit       int    `short:"n" default:"50" help:"At most this many (${default})."`
+	Code        string `placeholder:"CODE" help:"Only this reason code."`
+	Session     string `placeholder:"ID" help:"Only this session."`
+	Since       string `placeholder:"TIME" help:"Not before: a time (2026-11-20T10:00:00Z) or how long ago (15m)."`
+	Until       string `placeholder:"TIME" help:"Before: a time or how long ago."`
+	Limit       int    `short:"n" default:"50" placeholder:"N" help:"At most this many (${default})."`
 	Follow      bool   `short:"f" help:"Keep printing what comes."`
 	All         bool   `short:"a" help:"Also entries that are no agent's action: openings, heartbeats, readings of definitions."`
 	Changes     bool   `help:"The deployment's log instead: joins, tokens, acceptances, snapshots, revocations."`

@@ -62,6 +62,9 @@ func (c *Control) Handler() http.Handler {
 			c.reply(w, out, err)
 		})
 	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
+		c.reply(w, nil, ostiary.Errorf(ostiary.NotFound, "no_route", "there is no %s %s here", req.Method, req.URL.Path))
+	})
 	return mux
 }
 

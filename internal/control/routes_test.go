@@ -1,0 +1,108 @@
+package control
+
+import (
+	"encoding/json"
+	"net/url"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/ledger"
+	"github.com/ostiary/ostiary/internal/policy"
+)
+
+// TestReference keeps the reference complete: every route, every member of
+// every form, every filter, every kind of error.
+func TestReference(t *testing.T) {
+	text, err := os.ReadFile("../../docs/reference/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(text)
+	if len(routes()) < 13 {
+		t.Errorf("only %d routes", len(routes()))
+	}
+	for _, r := range routes() {
+		if !strings.Contains(doc, "`"+r.Pattern) {
+			t.Errorf("%s is not documented", r.Pattern)
+		}
+	}
+	if n := strings.Count(doc, "\n`GET /v1/") + strings.Count(doc, "\n`POST /v1/"); n != len(routes()) {
+		t.Errorf("%d routes are documented, %d are there", n, len(routes()))
+	}
+	words := map[string]bool{}
+	for _, w := range strings.FieldsFunc(doc, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') }) {
+		words[w] = true
+	}
+	forms := []any{Problem{}, PolicyProblem{}, Status{}, Key{}, ServerStatus{}, AgentRequest{}, Join{}, Agent{}, RevokeRequest{}, Revoked{},
+		TokenRequest{}, Token{}, Tool{}, ToolRequest{}, Accepted{}, Published{}, Entry{}, Listing{}, Story{}}
+	for _, f := range forms {
+		typ := reflect.TypeOf(f)
+		for i := range typ.NumField() {
+			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+			if name == "" || name != strings.ToLower(name) || !words[name] {
+				t.Errorf("%s.%s: its name %q is not lower case, or not documented", typ.Name(), typ.Field(i).Name, name)
+			}
+		}
+	}
+	for k := range statusOf {
+		if !words[k.String()] && k != ostiary.Unauthenticated { // nobody authenticates here
+			t.Errorf("kind %s is not documented", k)
+		}
+	}
+}
+
+func TestFilter(t *testing.T) {
+	for _, tc := range []struct {
+		query string
+		field string // of the refusal, "" if it is none
+	}{
+		{"", ""},
+		{"agent=a&tool=b", "tool"},
+		{"agent=a&agent=b", "agent"},
+		{"decision=maybe", "decision"},
+		{"decision=permit", ""},
+		{"disposition=lost", "disposition"},
+		{"limit=0", "limit"},
+		{"limit=10001", "limit"},
+		{"limit=10000", ""},
+		{"since=yesterday", "since"},
+		{"since=2026-11-20T10:00:00Z&until=2026-11-20T10:00:00Z", "until"},
+		{"since=2026-11-20T10:00:00Z&until=2026-11-20T11:00:00Z", ""},
+		{"kind=nothing", "kind"},
+		{"kind=intent,outcome&latest=true&except=x&newest=true", ""},
+	} {
+		q, err := url.ParseQuery(tc.query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := filterOf(q)
+		if got := ""; err != nil {
+			if got = ostiary.AsError(err).Field; got != tc.field || tc.field == "" {
+				t.Errorf("%s: refused for %q, want %q", tc.query, got, tc.field)
+			}
+		} else if tc.field != "" {
+			t.Errorf("%s: taken as %+v", tc.query, f)
+		}
+	}
+	t.Run("a disposition means outcomes", func(t *testing.T) {
+		f, err := filterOf(url.Values{"disposition": {"refused"}, "kind": {"intent,outcome"}})
+		want := ledger.Filter{Kinds: []ostiary.EntryKind{ostiary.KindOutcome}, Disposition: &dispositions[0]}
+		if err != nil || !reflect.DeepEqual(f, want) {
+			t.Errorf("got %+v, %v", f, err)
+		}
+	})
+}
+
+func TestPolicyProblemForm(t *testing.T) {
+	b, err := json.Marshal(PolicyProblems([]policy.Problem{{File: "a.cedar", Line: 2, Column: 3, Severity: policy.Warning, Code: "c", Message: "m", Suggestion: "s"}, {File: "b.cedar", Code: "d"}}))
+	want := `[{"file":"a.cedar","line":2,"column":3,"severity":"warning","code":"c","message":"m","suggestion":"s"},{"file":"b.cedar","severity":"error","code":"d","message":""}]`
+	if err != nil || string(b) != want {
+		t.Errorf("got %s, %v", b, err)
+	}
+	if b, _ := json.Marshal(PolicyProblems(nil)); string(b) != "[]" {
+		t.Errorf("none: %s", b)
+	}
+}
