@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"net/http"
@@ -71,31 +72,9 @@ func (c *policyInitCmd) Run(e *env) error {
 		fmt.Fprintf(e.stderr, "Writing a policy that knows no tools: %s\nRun it again when the gateway runs and its tools are accepted, to have them named.\n", ostiary.AsError(err).Detail)
 		tools = nil
 	}
-	src := policy.Starter(tools)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	wrote, err := writeStarter(dir, policy.Starter(tools), policy.Starter(nil))
+	if err != nil {
 		return err
-	}
-	wrote := []string{}
-	for _, name := range slices.Sorted(maps.Keys(src.Files)) {
-		path := filepath.Join(dir, filepath.FromSlash(name))
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-		if os.IsExist(err) {
-			return ostiary.Errorf(ostiary.Conflict, "exists", "%s exists; remove it first or name another folder", path)
-		}
-		if err != nil {
-			return err
-		}
-		_, err = f.Write(src.Files[name])
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return err
-		}
-		wrote = append(wrote, path)
 	}
 	if e.cli.JSON {
 		return e.printJSON(map[string][]string{"wrote": wrote})
@@ -105,6 +84,34 @@ func (c *policyInitCmd) Run(e *env) error {
 	}
 	fmt.Fprintln(e.stdout, "It permits listing and what tools say is read-only, and nothing that changes state. Each file explains how to open more.\nPublish it with: ostiary policy load")
 	return nil
+}
+
+// writeStarter writes the files of a starter. One that stands there already is
+// replaced only if nobody has touched it since a starter that knew no tools
+// was written; otherwise nothing is written at all.
+func writeStarter(dir string, src, empty policy.Source) ([]string, error) {
+	names := slices.Sorted(maps.Keys(src.Files))
+	for _, name := range names {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		b, err := os.ReadFile(path)
+		switch {
+		case os.IsNotExist(err):
+		case err != nil:
+			return nil, err
+		case !bytes.Equal(b, empty.Files[name]) && !bytes.Equal(b, src.Files[name]):
+			return nil, ostiary.Errorf(ostiary.Conflict, "exists", "%s exists and holds something else; name another folder, or remove it", path)
+		}
+	}
+	for i, name := range names {
+		names[i] = filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(names[i]), 0o755); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(names[i], src.Files[name], 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
 }
 
 type policyCheckCmd struct {
