@@ -139,6 +139,7 @@ type Door struct {
 
 	sessions *sessions
 	watch    *watch
+	bodies   *bodies
 	close    sync.Once
 	closed   chan struct{} // closed by Close: long-lived streams end
 }
@@ -159,7 +160,7 @@ func New(o Options) (*Door, error) {
 		hosts: map[string]bool{strings.ToLower(u.Host): true}, origins: map[string]bool{},
 		sealer: o.Sealer, replays: o.Replays, clock: o.Clock, log: o.Logger,
 		routes: routes(), methods: methods(),
-		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock),
+		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock), bodies: newBodies(),
 		closed: make(chan struct{}),
 	}
 	for _, s := range o.Servers {

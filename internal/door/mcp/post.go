@@ -19,17 +19,26 @@ const bodyTimeout = 30 * time.Second
 
 // post takes one POSTed message.
 func (d *Door) post(x *visit) {
-	// A body is held whole, so only of somebody. The call itself is
-	// authenticated by the gate.
-	if _, err := d.identity.Authenticate(x.r.Context(), x.creds); err != nil {
-		x.fault(ostiary.AsError(err))
+	// A body is held whole, so only of somebody, and only so many. The call
+	// itself is authenticated by the gate.
+	subject, e := d.identity.Authenticate(x.r.Context(), x.creds)
+	if e != nil {
+		x.fault(ostiary.AsError(e))
 		return
 	}
+	held := announced(x.r)
+	if err := d.bodies.hold(subject.Agent, held); err != nil {
+		x.fault(err)
+		return
+	}
+	defer func() { d.bodies.release(subject.Agent, held) }()
 	body, err := readBody(x)
 	if err != nil {
 		x.fault(err)
 		return
 	}
+	d.bodies.release(subject.Agent, held-int64(len(body)))
+	held = int64(len(body))
 	msg, perr := mcpwire.Parse(body, strictjson.Request)
 	x.msg = msg // of a broken envelope, the id if it could be told
 	if perr != nil {
