@@ -46,29 +46,33 @@ func (c *Control) Discover(ctx context.Context, server string) ([]catalog.Change
 			err = ostiary.Errorf(ostiary.Upstream, "too_many_definitions", "%s offers more than %d definitions", server, maxDefinitions)
 		}
 		if err != nil {
-			c.noteReading(server, 0, err)
+			c.noteReading(server, err)
 			return nil, err
 		}
 		changes = append(changes, c.o.Book.Observe(server, l.kind, offered)...)
 	}
-	c.noteReading(server, c.differing(server), nil)
+	c.noteReading(server, nil)
 	return changes, nil
 }
 
-// differing counts the accepted definitions that the server no longer offers
-// as they were accepted.
-func (c *Control) differing(server string) int {
-	n := 0
+// tally counts a server's definitions that a person should look at: accepted
+// ones that it no longer offers as they were accepted, and ones that nobody
+// accepted yet.
+func (c *Control) tally(server string) (changed, waiting int) {
 	for _, t := range c.o.Book.Tools() {
-		if t.Server == server && (t.State == ostiary.ToolChanged || t.State == ostiary.ToolGone) {
-			n++
+		switch {
+		case t.Server != server:
+		case t.State == ostiary.ToolChanged || t.State == ostiary.ToolGone:
+			changed++
+		case t.State == ostiary.ToolUnpinned || t.State == ostiary.ToolQuarantined:
+			waiting++
 		}
 	}
-	return n
+	return changed, waiting
 }
 
-func (c *Control) noteReading(server string, changed int, err error) {
-	r := Reading{At: c.o.Clock(), Changed: changed}
+func (c *Control) noteReading(server string, err error) {
+	r := Reading{At: c.o.Clock()}
 	if err != nil {
 		e := ostiary.AsError(err)
 		if r.Err = e.Detail; cause(e) != "" {
@@ -154,16 +158,13 @@ func (c *Control) ask(ctx context.Context, server, method, cursor string) (ostia
 }
 
 // Watch reads every server's definitions at each interval, until ctx ends.
-// wake asks for an early reading of a server.
-func (c *Control) Watch(ctx context.Context, wake <-chan string) {
+func (c *Control) Watch(ctx context.Context) {
 	tick := time.NewTicker(c.o.Recheck)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case s := <-wake:
-			c.Discover(ctx, s)
 		case <-tick.C:
 			for _, s := range c.o.Servers {
 				if ctx.Err() == nil {

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -229,7 +231,7 @@ func (c *Config) yamlError(err error) error {
 	text := err.Error()
 	if m := unknownField.FindStringSubmatch(text); m != nil {
 		e := ostiary.Errorf(ostiary.Malformed, "unknown_key", "%s:%s: unknown key %q", c.file, m[1], m[2]).At(m[2])
-		if near := nearest(m[2], knownKeys()); near != "" {
+		if near := nearest(m[2], keysOf(reflect.TypeFor[Config]())); near != "" {
 			e.Detail += fmt.Sprintf("; did you mean %q?", near)
 		}
 		return e
@@ -257,11 +259,14 @@ func (c *Config) defaults() {
 	set(&c.Policy, "policy")
 	set(&c.Listen.Agents, "127.0.0.1:8443")
 	base := filepath.Dir(c.file)
-	for _, p := range []*string{&c.Data, &c.Policy} {
-		if !filepath.IsAbs(*p) {
+	anchor := func(p *string) {
+		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(base, *p)
 		}
 	}
+	anchor(&c.Data)
+	anchor(&c.Policy)
+	anchor(&c.Listen.Control)
 	set(&c.Listen.Control, filepath.Join(c.Data, "control.sock"))
 	dur := func(d *Duration, v time.Duration) {
 		if *d == 0 {
@@ -282,12 +287,8 @@ func (c *Config) defaults() {
 	}
 	for name, s := range c.Servers {
 		set(&s.Zone, "default")
-		if s.Dir != "" && !filepath.IsAbs(s.Dir) {
-			s.Dir = filepath.Join(base, s.Dir)
-		}
-		if s.Bearer != "" && !filepath.IsAbs(s.Bearer) {
-			s.Bearer = filepath.Join(base, s.Bearer)
-		}
+		anchor(&s.Dir)
+		anchor(&s.Bearer)
 		c.Servers[name] = s
 	}
 }
@@ -310,7 +311,7 @@ func (c *Config) check() error {
 			return c.bad(key, "use lower-case letters, digits and dashes, at most 63")
 		}
 	}
-	if c.Gateway == "deployment" {
+	if c.Gateway == deploymentLog {
 		return c.bad("gateway", "that name belongs to the deployment's own log")
 	}
 	if err := c.checkListen(); err != nil {
@@ -335,12 +336,7 @@ func (c *Config) check() error {
 	if c.Ledger.SegmentSize < 1<<20 || c.Ledger.SegmentSize > 1<<30 {
 		return c.bad("ledger.segment_size", "use 1MiB to 1GiB")
 	}
-	names := make([]string, 0, len(c.Servers))
-	for name := range c.Servers {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(c.Servers)) {
 		if err := c.checkServer(name, c.Servers[name]); err != nil {
 			return err
 		}
@@ -375,7 +371,7 @@ func (c *Config) checkOrigins(key string, origins []string) error {
 
 func (c *Config) checkServer(name string, s Server) error {
 	key := "servers." + name
-	if !nameRule.MatchString(name) || strings.Contains(name, "___") {
+	if !nameRule.MatchString(name) {
 		return c.bad(key, "name servers with lower-case letters, digits and dashes, at most 63")
 	}
 	if name == policy.GatewayServer {
@@ -447,10 +443,19 @@ func lineOf(n *yaml.Node, path []string) int {
 	return 0
 }
 
-func knownKeys() []string {
-	return []string{"deployment", "gateway", "trust_domain", "data", "policy", "listen", "servers", "identity", "ledger", "tools",
-		"agents", "names", "loopback", "control", "origins", "url", "command", "env", "dir", "digest", "zone", "trusted",
-		"allow_addresses", "bearer_file", "svid_life", "token_life", "mandate_life", "return_within", "segment_size", "max_action_time", "recheck"}
+// keysOf returns every key that may stand in the file, from the fields' tags.
+func keysOf(t reflect.Type) (keys []string) {
+	switch t.Kind() {
+	case reflect.Map:
+		return keysOf(t.Elem())
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if key := f.Tag.Get("yaml"); key != "" {
+				keys = append(append(keys, key), keysOf(f.Type)...)
+			}
+		}
+	}
+	return keys
 }
 
 // nearest returns the word closest to s, "" if none is close.

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +25,53 @@ func TestConfigDefaults(t *testing.T) {
 		t.Errorf("defaults %+v", c)
 	}
 }
+
+// Every path in the file means the same wherever the command is run.
+func TestConfigPaths(t *testing.T) {
+	c, err := ParseConfig("/etc/ostiary/ostiary.yaml", []byte(good+"data: d\npolicy: p\nlisten: {control: c.sock}\nservers:\n  a: {command: [/bin/server], dir: w}\n  b: {url: 'https://b/', bearer_file: t}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for got, want := range map[string]string{
+		c.Data: "d", c.Policy: "p", c.Listen.Control: "c.sock", c.Servers["a"].Dir: "w", c.Servers["b"].Bearer: "t",
+	} {
+		if got != "/etc/ostiary/"+want {
+			t.Errorf("%s of the file is %s", want, got)
+		}
+	}
+}
+
+// An agent is told an address that it can reach, not that the gateway listens
+// everywhere.
+func TestReachable(t *testing.T) {
+	for _, tc := range []struct {
+		ip    string
+		names []string
+		want  string
+	}{
+		{"127.0.0.1", []string{"gate.example.org"}, "127.0.0.1:8443"},
+		{"192.0.2.7", nil, "192.0.2.7:8443"},
+		{"::", []string{"gate.example.org"}, "gate.example.org:8443"},
+		{"0.0.0.0", []string{"2001:db8::1"}, "[2001:db8::1]:8443"},
+		{"0.0.0.0", nil, "localhost:8443"},
+	} {
+		d := &Daemon{cfg: &Config{Listen: Listen{Names: tc.names}}, agents: listening{ip: net.ParseIP(tc.ip)}}
+		got := d.reachable()
+		if got != tc.want {
+			t.Errorf("%s %v: %s, want %s", tc.ip, tc.names, got, tc.want)
+		}
+		if all := hosts(d.agents.Addr(), tc.names); !slices.Contains(all, got) {
+			t.Errorf("the door refuses %s, it knows %v", got, all)
+		}
+	}
+}
+
+type listening struct {
+	net.Listener
+	ip net.IP
+}
+
+func (l listening) Addr() net.Addr { return &net.TCPAddr{IP: l.ip, Port: 8443} }
 
 // Every mistake is refused with file, line and key.
 func TestConfigRefuses(t *testing.T) {

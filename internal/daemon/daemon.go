@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -173,7 +174,7 @@ func (d *Daemon) listen(context.Context) (err error) {
 }
 
 func (d *Daemon) openIdentity(ctx context.Context) error {
-	key, err := d.ring.ECDSA("mandate")
+	key, err := d.ring.ECDSA(mandateKey)
 	if err != nil {
 		return err
 	}
@@ -221,6 +222,9 @@ func (d *Daemon) openEgress(context.Context) error {
 		})
 	}
 	if d.egress, err = egress.New(o); err != nil {
+		if e := ostiary.AsError(err); strings.HasPrefix(e.Field, "servers.") {
+			return d.cfg.bad(e.Field, e.Detail)
+		}
 		return err
 	}
 	d.onClose(d.egress.Close)
@@ -230,9 +234,13 @@ func (d *Daemon) openEgress(context.Context) error {
 // servers returns the configured names, sorted.
 func (d *Daemon) servers() []string { return slices.Sorted(maps.Keys(d.cfg.Servers)) }
 
-// requestKey names the key that signs requests to tool servers: Ed25519, which
-// signs in half the time of P-256, and every call is signed.
-const requestKey = "requests"
+// The names of keys in the ring. Requests to tool servers are signed with
+// Ed25519, which signs in half the time of P-256, and every call is signed.
+const (
+	requestKey  = "requests"
+	mandateKey  = "mandate"
+	snapshotKey = "snapshots"
+)
 
 // RequestKey returns the public key, in PEM, that requests of the gateway with
 // this data folder are signed with. It makes folder and key if they do not
@@ -277,13 +285,21 @@ func (d *Daemon) resources() map[string]ostiary.Resource {
 	return all
 }
 
-// endpoint is the URL of the aggregated MCP endpoint as agents reach it.
-func (d *Daemon) endpoint() string { return d.publicURL() + "/mcp" }
+// reachable is the address of the agents' listener as an agent on another
+// machine writes it. Listening everywhere is no address: then the first of the
+// configured names stands for it.
+func (d *Daemon) reachable() string {
+	a := d.agents.Addr().(*net.TCPAddr)
+	if !a.IP.IsUnspecified() {
+		return a.String()
+	}
+	return net.JoinHostPort(append(slices.Clone(d.cfg.Listen.Names), "localhost")[0], strconv.Itoa(a.Port))
+}
 
-func (d *Daemon) publicURL() string { return "https://" + d.agents.Addr().String() }
+func (d *Daemon) publicURL() string { return "https://" + d.reachable() }
 
 func (d *Daemon) openControl(context.Context) error {
-	signer, err := d.ring.ECDSA("snapshots")
+	signer, err := d.ring.ECDSA(snapshotKey)
 	if err != nil {
 		return err
 	}
@@ -293,7 +309,7 @@ func (d *Daemon) openControl(context.Context) error {
 	}
 	desc := control.Description{
 		Deployment: d.cfg.Deployment, Gateway: d.cfg.Gateway, TrustDomain: d.cfg.TrustDomain,
-		Agents: d.agents.Addr().String(), Endpoint: d.endpoint(), Keys: keys,
+		Agents: d.reachable(), Endpoint: d.Endpoint(), Keys: keys,
 	}
 	if d.loopback != nil {
 		desc.Loopback = d.loopback.Addr().String()
@@ -312,11 +328,11 @@ func (d *Daemon) publicKeys() ([]control.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	snapshots, err := d.ring.ECDSA("snapshots")
+	snapshots, err := d.ring.ECDSA(snapshotKey)
 	if err != nil {
 		return nil, err
 	}
-	mandates, err := d.ring.ECDSA("mandate")
+	mandates, err := d.ring.ECDSA(mandateKey)
 	if err != nil {
 		return nil, err
 	}
@@ -391,10 +407,7 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 	}
 	for _, l := range []net.Listener{d.agents, d.loopback} {
 		if l != nil {
-			_, port, _ := net.SplitHostPort(l.Addr().String())
-			for _, h := range append([]string{"localhost", "127.0.0.1", "[::1]"}, d.cfg.Listen.Names...) {
-				o.Hosts = append(o.Hosts, h+":"+port)
-			}
+			o.Hosts = append(o.Hosts, hosts(l.Addr(), d.cfg.Listen.Names)...)
 		}
 	}
 	for _, name := range d.servers() {
@@ -404,8 +417,18 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 	return err
 }
 
-// Endpoint returns the URL of the aggregated MCP endpoint.
-func (d *Daemon) Endpoint() string { return d.endpoint() }
+// hosts lists how a request may name a listener: by its address, as this
+// machine, or by a configured name.
+func hosts(listener net.Addr, names []string) (all []string) {
+	own, port, _ := net.SplitHostPort(listener.String())
+	for _, h := range append([]string{own, "localhost", "127.0.0.1", "::1"}, names...) {
+		all = append(all, net.JoinHostPort(h, port))
+	}
+	return all
+}
+
+// Endpoint returns the URL of the aggregated MCP endpoint as agents reach it.
+func (d *Daemon) Endpoint() string { return d.publicURL() + "/mcp" }
 
 // Control returns the administrative side, for a program that runs the
 // gateway inside itself.
@@ -420,20 +443,20 @@ func (d *Daemon) Authority() *identity.Authority { return d.authority }
 func (d *Daemon) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 8)
+	failed := make(chan error, 8) // one for each listener and one for the logs, and nobody waits
 	d.firstReading(ctx)
 	servers := d.serveAll(failed)
 
 	var background sync.WaitGroup
-	background.Go(func() { d.control.Watch(ctx, nil) })
+	background.Go(func() { d.journal.watch(ctx, failed) })
+	background.Go(func() { d.control.Watch(ctx) })
 	background.Go(func() { d.refresh(ctx) })
 
-	d.log.Info("serving", "agents", d.endpoint(), "control", d.cfg.Listen.Control)
+	d.log.Info("serving", "agents", d.Endpoint(), "control", d.cfg.Listen.Control)
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
-	case err = <-d.journal.failed():
 	}
 	d.log.Info("stopping", "cause", err)
 	cancel()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -95,7 +96,11 @@ func (j *journal) follow(ctx context.Context, l *ledger.Log, path string, log *s
 	}
 	x := &indexed{log: l, index: index, indexer: ledger.NewIndexer(l, index)}
 	j.indexes[l] = x
-	j.closers = append(j.closers, index.Close)
+	j.closers = append(j.closers, func() error {
+		j.stop() // the followers read a log that closes after this
+		j.wait.Wait()
+		return index.Close()
+	})
 	j.wait.Go(func() {
 		if err := x.indexer.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			log.Error("the log's index stopped; queries show what it had", "error", err)
@@ -104,34 +109,28 @@ func (j *journal) follow(ctx context.Context, l *ledger.Log, path string, log *s
 	return nil
 }
 
-// Close ends the indexes and then the logs: the gateway's before the
-// deployment's, which records its end.
+// Close ends each log after its index: the gateway's before the deployment's,
+// which records its end.
 func (j *journal) Close() error {
+	j.stop()
 	var all []error
-	for i := len(j.closers) - 1; i >= 0; i-- {
-		if i%2 == 1 { // an index: its follower first
-			j.stop()
-			j.wait.Wait()
-		}
-		all = append(all, j.closers[i]())
+	for _, f := range slices.Backward(j.closers) {
+		all = append(all, f())
 	}
 	j.closers = nil
-	j.stop()
 	return errors.Join(all...)
 }
 
-// failed reports the first log that nothing can be recorded in any more.
-func (j *journal) failed() <-chan error {
-	c := make(chan error, 1)
-	go func() {
-		select {
-		case <-j.gateway.Failed():
-			c <- j.gateway.Err()
-		case <-j.deployment.Failed():
-			c <- j.deployment.Err()
-		}
-	}()
-	return c
+// watch reports the first log that nothing can be recorded in any more, until
+// ctx ends.
+func (j *journal) watch(ctx context.Context, failed chan<- error) {
+	select {
+	case <-ctx.Done():
+	case <-j.gateway.Failed():
+		failed <- j.gateway.Err()
+	case <-j.deployment.Failed():
+		failed <- j.deployment.Err()
+	}
 }
 
 func (j *journal) keys() []control.Key {
