@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/ostiary/ostiary/internal/catalog"
@@ -63,17 +62,22 @@ func (statusCmd) Run(e *env) error {
 }
 
 func serverState(s control.ServerStatus) string {
+	var parts []string
+	if s.Changed > 0 {
+		parts = append(parts, plural(s.Changed, "definition")+" not as accepted")
+	}
+	if s.Waiting > 0 {
+		parts = append(parts, plural(s.Waiting, "definition")+" not accepted")
+	}
 	switch {
 	case s.Error != "":
 		return s.Error
 	case s.ReadAt.IsZero():
 		return "not read yet"
-	case s.Changed == 1:
-		return "1 definition is not as it was accepted; see: ostiary tools list " + s.Name
-	case s.Changed > 1:
-		return strconv.Itoa(s.Changed) + " definitions are not as they were accepted; see: ostiary tools list " + s.Name
+	case len(parts) == 0:
+		return "as accepted"
 	}
-	return "as accepted"
+	return strings.Join(parts, ", ") + "; see: ostiary tools list " + s.Name
 }
 
 type keysCmd struct{}

@@ -123,6 +123,9 @@ func (c *policyCheckCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	if _, err := os.Stat(dir); os.IsNotExist(err) {
+		return ostiary.Errorf(ostiary.NotFound, "no_folder", "there is no folder %s; write one with \"ostiary policy init\"", dir)
+	}
 	src, err := policy.ReadDir(dir)
 	if err != nil {
 		return err

@@ -70,7 +70,8 @@ type ServerStatus struct {
 	Name    string    `json:"name"`
 	ReadAt  time.Time `json:"read_at,omitzero"`
 	Error   string    `json:"error,omitempty"`
-	Changed int       `json:"changed"`
+	Changed int       `json:"changed"` // definitions that are not as they were accepted
+	Waiting int       `json:"waiting"` // definitions that nobody accepted
 }
 
 // AgentRequest asks for a join token, or to enrol an agent for bearer tokens.

@@ -98,9 +98,8 @@ type Control struct {
 
 // Reading is the latest attempt to read a server's definitions.
 type Reading struct {
-	At      time.Time
-	Err     string
-	Changed int // definitions that are not as accepted
+	At  time.Time
+	Err string // "" if it went well
 }
 
 // New returns a Control that is ready to serve.

@@ -139,7 +139,8 @@ func (c *Control) getStatus(r *http.Request) (any, error) {
 	defer c.mu.Unlock()
 	for _, name := range c.o.Servers {
 		last := c.last[name]
-		s.Servers = append(s.Servers, ServerStatus{Name: name, ReadAt: last.At, Error: last.Err, Changed: last.Changed})
+		changed, waiting := c.tally(name)
+		s.Servers = append(s.Servers, ServerStatus{Name: name, ReadAt: last.At, Error: last.Err, Changed: changed, Waiting: waiting})
 	}
 	return s, nil
 }
@@ -396,7 +397,7 @@ func (c *Control) toolsOf(server string) []Tool {
 }
 
 // postAccept reads the server once more, so that what is accepted is what it
-// says now, and accepts it.
+// says now, and accepts it if that is what it said before.
 func (c *Control) postAccept(r *http.Request) (any, error) {
 	var in ToolRequest
 	if err := body(r, &in); err != nil {
@@ -405,7 +406,11 @@ func (c *Control) postAccept(r *http.Request) (any, error) {
 	if err := c.known(in.Server); err != nil {
 		return nil, err
 	}
+	before := c.offers(in.Server)
 	if _, err := c.Discover(r.Context(), in.Server); err != nil {
+		return nil, err
+	}
+	if err := c.moved(in, before); err != nil {
 		return nil, err
 	}
 	tools, p, err := c.acceptWhat(r.Context(), in)

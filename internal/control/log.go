@@ -27,7 +27,7 @@ func (c *Control) getLog(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, indexed, size, err := log.Query(r.Context(), f)
+	rows, indexed, size, err := settled(r.Context(), log, f)
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +44,38 @@ func (c *Control) getLog(r *http.Request) (any, error) {
 		out.Entries = append(out.Entries, x)
 	}
 	return out, nil
+}
+
+const (
+	// indexPatience is how long a listing waits for the index to reach what
+	// was in the log when it was asked for: who looks at what just happened
+	// should see it. An index that is further behind answers as it is.
+	indexPatience = 500 * time.Millisecond
+	indexPoll     = 20 * time.Millisecond
+)
+
+// settled asks the index once it knows what the log holds now.
+func settled(ctx context.Context, log Log, f ledger.Filter) (rows []ledger.Row, indexed, size uint64, err error) {
+	late := time.NewTimer(indexPatience)
+	defer late.Stop()
+	tick := time.NewTicker(indexPoll)
+	defer tick.Stop()
+	for first := uint64(0); ; {
+		rows, indexed, size, err = log.Query(ctx, f)
+		if first == 0 {
+			first = size
+		}
+		if err != nil || indexed >= first {
+			return rows, indexed, size, err
+		}
+		select {
+		case <-ctx.Done():
+			return rows, indexed, size, ctx.Err()
+		case <-late.C:
+			return rows, indexed, size, nil
+		case <-tick.C:
+		}
+	}
 }
 
 // which returns the log that a query names with "log", and takes the word out.

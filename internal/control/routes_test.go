@@ -1,12 +1,15 @@
 package control
 
 import (
+	"context"
 	"encoding/json"
 	"net/url"
 	"os"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/ledger"
@@ -92,6 +95,44 @@ func TestFilter(t *testing.T) {
 		want := ledger.Filter{Kinds: []ostiary.EntryKind{ostiary.KindOutcome}, Disposition: &dispositions[0]}
 		if err != nil || !reflect.DeepEqual(f, want) {
 			t.Errorf("got %+v, %v", f, err)
+		}
+	})
+}
+
+// laggard is a log whose index gets one entry further with each question.
+type laggard struct {
+	Log
+	indexed, size, step uint64
+	asked               int
+}
+
+func (l *laggard) Query(context.Context, ledger.Filter) ([]ledger.Row, uint64, uint64, error) {
+	l.asked++
+	l.indexed += l.step
+	l.size++ // and the log grows meanwhile
+	return nil, l.indexed, l.size, nil
+}
+
+func TestListingWaitsForTheIndex(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		l := &laggard{indexed: 7, size: 9, step: 1}
+		if _, n, _, err := settled(t.Context(), l, ledger.Filter{}); err != nil || n != 10 || time.Since(began) != 2*indexPoll {
+			t.Errorf("up to %d after %v, %v", n, time.Since(began), err)
+		}
+		began = time.Now()
+		l = &laggard{size: 9}
+		if _, n, m, err := settled(t.Context(), l, ledger.Filter{}); err != nil || n != 0 || m < 9 || time.Since(began) != indexPatience {
+			t.Errorf("a stuck index: up to %d of %d after %v, %v", n, m, time.Since(began), err)
+		}
+		l = &laggard{indexed: 99}
+		if settled(t.Context(), l, ledger.Filter{}); l.asked != 1 {
+			t.Errorf("asked %d times", l.asked)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, _, _, err := settled(ctx, &laggard{size: 9}, ledger.Filter{}); err == nil {
+			t.Error("the operator left, and it waited on")
 		}
 	})
 }
