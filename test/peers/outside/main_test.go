@@ -13,7 +13,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	run := func() error { return nil }
+	var run func() error
 	switch {
 	case len(os.Args) == 5 && os.Args[1] == fsckCommand:
 		run = func() error { return runFsck(os.Args[2], os.Args[3], os.Args[4]) }

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mark3labs/mcp-go/server"
 	"github.com/remitly-oss/httpsig-go"
 	"github.com/yaronf/httpsign"
 
@@ -36,8 +37,15 @@ const (
 	route = "/a%2Fb/mcp"
 )
 
-// components is our profile; authorization is covered when it is there.
-var components = []string{"@method", "@target-uri", "content-digest", "content-type", "ostiary-entry", "authorization"}
+// components is our profile. The last two are covered when they are there: the
+// first requests of a conversation have no session yet.
+var components = []string{"@method", "@target-uri", "content-digest", "content-type", "ostiary-entry", "authorization", "mcp-session-id"}
+
+func componentsOf(r *http.Request) []string {
+	return slices.DeleteFunc(slices.Clone(components), func(c string) bool {
+		return (c == "authorization" || c == "mcp-session-id") && r.Header.Get(c) == ""
+	})
+}
 
 func newKeys(t *testing.T) map[string]crypto.Signer {
 	t.Helper()
@@ -74,7 +82,7 @@ func send(t *testing.T, key crypto.Signer, keyID string) []received {
 	var mu sync.Mutex
 	var all []received
 	after := time.Now()
-	tools := calculator()
+	tools := calculator(server.WithStreamableHTTPProtocolVersions(legacy), server.WithStateful(true)) // older revisions have sessions
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -134,7 +142,7 @@ func judges(key crypto.PublicKey) map[string]func(received) error {
 		},
 		"httpsign": func(r received) error {
 			config := httpsign.NewVerifyConfig().SetKeyID(id).SetAllowedTags([]string{label}).SetNotOlderThan(time.Minute)
-			fields := httpsign.Headers(components...)
+			fields := httpsign.Headers(componentsOf(r.request)...)
 			var v *httpsign.Verifier
 			var err error
 			switch k := key.(type) {
@@ -156,7 +164,7 @@ func judges(key crypto.PublicKey) map[string]func(received) error {
 			r.request.Body = io.NopCloser(bytes.NewReader(r.body))
 			fullPath(r.request)
 			_, err := httpsig.Verify(r.request, keyring{id: httpsig.KeySpec{KeyID: id, PubKey: key, Algo: algorithm(key)}}, httpsig.VerifyProfile{
-				SignatureLabel: label, RequiredFields: httpsig.Fields(components...),
+				SignatureLabel: label, RequiredFields: httpsig.Fields(componentsOf(r.request)...),
 				RequiredMetadata:  []httpsig.Metadata{httpsig.MetaCreated, httpsig.MetaExpires, httpsig.MetaNonce, httpsig.MetaKeyID, httpsig.MetaTag},
 				AllowedAlgorithms: []httpsig.Algorithm{algorithm(key)},
 			})
@@ -214,6 +222,8 @@ var alterations = map[string]func(*received){
 	"a second entry":       func(r *received) { r.request.Header.Add("Ostiary-Entry", "2026-11/8") },
 	"credential":           func(r *received) { r.request.Header.Set("Authorization", "Bearer other") },
 	"no credential":        func(r *received) { r.request.Header.Del("Authorization") },
+	"session":              func(r *received) { r.request.Header.Set("Mcp-Session-Id", "another") },
+	"no session":           func(r *received) { r.request.Header.Del("Mcp-Session-Id") },
 	"a component less":     replace("Signature-Input", ` "content-type"`, ``),
 	"components in turn":   replace("Signature-Input", `"@method" "@target-uri"`, `"@target-uri" "@method"`),
 	"created":              replace("Signature-Input", `created=1`, `created=2`),
@@ -260,8 +270,8 @@ func TestTheyVerifyOurs(t *testing.T) {
 	for alg, key := range newKeys(t) {
 		t.Run(alg, func(t *testing.T) {
 			all := send(t, key, verify.KeyID(key.Public()))
-			if len(all) < 2 {
-				t.Fatalf("%d requests arrived, want the handshake and the call", len(all))
+			if n := len(all); n < 2 || all[0].request.Header.Get("Mcp-Session-Id") != "" || all[n-1].request.Header.Get("Mcp-Session-Id") == "" {
+				t.Fatalf("%d requests arrived, want the handshake and a call in a session", n)
 			}
 			for name, judge := range judges(key.Public()) {
 				t.Run(name, func(t *testing.T) {
@@ -339,7 +349,7 @@ func TestWeVerifyTheirs(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					for h, value := range map[string]string{"Content-Type": "application/json", "Ostiary-Entry": "2026-11/7", "Authorization": "Bearer not-a-secret"} {
+					for h, value := range map[string]string{"Content-Type": "application/json", "Ostiary-Entry": "2026-11/7", "Authorization": "Bearer not-a-secret", "Mcp-Session-Id": "s1"} {
 						r.Header.Set(h, value)
 					}
 					if err := sign(r, body, covered); err != nil {
