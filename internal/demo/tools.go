@@ -18,11 +18,7 @@ const (
 	Lab       = "lab"
 )
 
-// Families lists them all.
 var families = []string{Bank, Inbox, Documents, Lab}
-
-// Families returns the names of all families.
-func Families() []string { return slices.Clone(families) }
 
 // EntryHeader is the HTTP header in which a gateway names the ledger entry a
 // request was cleared under; it is covered by the gateway's signature.

@@ -223,17 +223,3 @@ func AppendEvent(dst []byte, id string, data []byte) []byte {
 		data = data[end+1:]
 	}
 }
-
-// AppendComment appends a comment, which keeps a connection open and is no
-// event. Line ends in it become spaces.
-func AppendComment(dst []byte, text string) []byte {
-	dst = append(dst, ": "...)
-	for i := range len(text) {
-		if c := text[i]; c == '\r' || c == '\n' {
-			dst = append(dst, ' ')
-		} else {
-			dst = append(dst, c)
-		}
-	}
-	return append(dst, '\n', '\n')
-}

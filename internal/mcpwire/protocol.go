@@ -1,6 +1,5 @@
 package mcpwire
 
-import "github.com/ostiary/ostiary"
 
 // Revisions of the protocol. The first is current and stateless, the others
 // are legacy: handshake and sessions.
@@ -100,18 +99,3 @@ const (
 	CodeMissingCapability  = -32021 // with HTTP 400 and data.requiredCapabilities
 	CodeUnsupportedVersion = -32022 // with HTTP 400, data.supported and data.requested
 )
-
-// ErrorCode returns the JSON-RPC code for an error of [Parse]: CodeParse when
-// the bytes are not one JSON document, CodeInvalidRequest when they are but
-// are refused. It returns CodeInternal for an error of another kind.
-func ErrorCode(err error) int {
-	e := ostiary.AsError(err)
-	if e == nil || e.Kind != ostiary.Malformed {
-		return CodeInternal
-	}
-	switch e.Code {
-	case "empty", "syntax", "utf8", "surrogate", "trailing_data":
-		return CodeParse
-	}
-	return CodeInvalidRequest
-}

@@ -82,19 +82,6 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// Inner returns the connection below one that a listener of this package
-// accepted, and any other connection as it is.
-func Inner(c net.Conn) net.Conn {
-	switch c := c.(type) {
-	case *conn:
-		return c.Conn
-	case *tlsConn:
-		return c.Conn
-	default:
-		return c
-	}
-}
-
 // tlsConn is a conn over TLS. net/http asks for the state before it reads the
 // first request and puts it into every request.
 type tlsConn struct {

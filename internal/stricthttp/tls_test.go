@@ -118,13 +118,3 @@ func TestOverTLS(t *testing.T) {
 		}
 	})
 }
-
-func TestInner(t *testing.T) {
-	a, b := net.Pipe()
-	defer a.Close()
-	defer b.Close()
-	c := &conn{Conn: a}
-	if Inner(c) != a || Inner(&tlsConn{conn: c}) != a || Inner(b) != b {
-		t.Error("Inner returns something else")
-	}
-}
