@@ -38,7 +38,7 @@ func (d *Daemon) serveAll(failed chan<- error) []*http.Server {
 	front.Refused = func(source, code string) { d.journal.gateway.Count(source, "http:"+code) }
 	start("agents", d.agentServer(), stricthttp.NewListener(tls.NewListener(d.agents, d.authority.ServerTLS()), front))
 	if d.loopback != nil {
-		start("loopback", mcp.NewServer(d.door, nil, d.log), stricthttp.NewListener(d.loopback, front))
+		start("loopback", mcp.NewServer(d.door, d.log), stricthttp.NewListener(d.loopback, front))
 	}
 	start("control", &http.Server{
 		Handler: d.control.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
@@ -62,7 +62,7 @@ func (d *Daemon) agentServer() *http.Server {
 			return
 		}
 		d.door.ServeHTTP(w, r)
-	}), nil, d.log)
+	}), d.log)
 	s.RegisterOnShutdown(d.door.Close)
 	return s
 }

@@ -1,6 +1,5 @@
 package mcpwire
 
-
 // Revisions of the protocol. The first is current and stateless, the others
 // are legacy: handshake and sessions.
 const (

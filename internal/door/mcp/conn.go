@@ -2,7 +2,6 @@ package mcp
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"net/http"
 	"strings"
@@ -10,23 +9,13 @@ import (
 	"github.com/ostiary/ostiary"
 )
 
-// Conn is what is known about a connection besides what net/http tells.
-type Conn struct {
-	TLS      *tls.ConnectionState // nil if the request itself carries it, or for plain HTTP
-	Loopback bool                 // both ends are loopback addresses
-}
+type loopbackKey struct{}
 
-type connKey struct{}
-
-// WithConn attaches what is known about a connection, for
-// http.Server.ConnContext. A request without it is not from loopback.
-func WithConn(ctx context.Context, c Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, c)
-}
-
-// ConnOf describes an accepted connection for [WithConn].
-func ConnOf(c net.Conn) Conn {
-	return Conn{Loopback: loopback(c.LocalAddr()) && loopback(c.RemoteAddr())}
+// noteConn notes whether both ends of an accepted connection are loopback
+// addresses, which net/http does not tell of a request, for
+// http.Server.ConnContext. A request without the note is not from loopback.
+func noteConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, loopbackKey{}, loopback(c.LocalAddr()) && loopback(c.RemoteAddr()))
 }
 
 func loopback(a net.Addr) bool {
@@ -37,15 +26,10 @@ func loopback(a net.Addr) bool {
 // credentials gathers what the connection and the request prove. Nothing in
 // them is judged here.
 func (d *Door) credentials(r *http.Request, path string) ostiary.Credentials {
-	conn, _ := r.Context().Value(connKey{}).(Conn)
-	c := ostiary.Credentials{Audience: d.audience + path, Loopback: conn.Loopback, Remote: remote(r)}
-	state := r.TLS
-	if state == nil {
-		state = conn.TLS
-	}
-	c.Encrypted = state != nil
-	if state != nil && len(state.PeerCertificates) > 0 {
-		c.Peer, c.Verified = state.PeerCertificates[0], len(state.VerifiedChains) > 0
+	local, _ := r.Context().Value(loopbackKey{}).(bool)
+	c := ostiary.Credentials{Audience: d.audience + path, Loopback: local, Encrypted: r.TLS != nil, Remote: remote(r)}
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		c.Peer, c.Verified = r.TLS.PeerCertificates[0], len(r.TLS.VerifiedChains) > 0
 	}
 	if h := r.Header.Values("Authorization"); len(h) == 1 {
 		if token, ok := bearer(h[0]); ok {

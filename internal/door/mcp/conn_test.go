@@ -15,7 +15,7 @@ func TestCredentials(t *testing.T) {
 	chained := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf}}}
 	for _, c := range []struct {
 		name           string
-		request, conn  *tls.ConnectionState
+		request        *tls.ConnectionState
 		loopback       bool
 		authorization  string
 		peer, verified bool
@@ -23,7 +23,6 @@ func TestCredentials(t *testing.T) {
 	}{
 		{name: "nothing proves nothing"},
 		{name: "a verified certificate", request: chained, peer: true, verified: true},
-		{name: "a verified certificate known to the connection alone", conn: chained, peer: true, verified: true},
 		{name: "a certificate nobody verified", request: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}, peer: true},
 		{name: "TLS without a certificate", request: &tls.ConnectionState{}},
 		{name: "a token over loopback", loopback: true, authorization: "Bearer abc", bearer: "abc"},
@@ -36,12 +35,16 @@ func TestCredentials(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := httptest.NewRequest("POST", "/mcp/bank", nil)
 			r.TLS = c.request
-			r = r.WithContext(WithConn(context.Background(), Conn{TLS: c.conn, Loopback: c.loopback}))
+			near := addressed{nil, "127.0.0.1", "192.0.2.1"}
+			if c.loopback {
+				near.remote = "127.0.0.1"
+			}
+			r = r.WithContext(noteConn(context.Background(), near))
 			if c.authorization != "" {
 				r.Header.Set("Authorization", c.authorization)
 			}
 			got := w.door.credentials(r, "/mcp/bank")
-			if (got.Peer != nil) != c.peer || got.Verified != c.verified || got.Loopback != c.loopback || string(got.Bearer.Reveal()) != c.bearer || got.Audience != "http://gate.test:8700/mcp/bank" || got.Remote != "192.0.2.1" {
+			if (got.Peer != nil) != c.peer || got.Verified != c.verified || got.Loopback != c.loopback || got.Encrypted != (c.request != nil) || string(got.Bearer.Reveal()) != c.bearer || got.Audience != "http://gate.test:8700/mcp/bank" || got.Remote != "192.0.2.1" {
 				t.Errorf("%+v", got)
 			}
 		})
@@ -53,17 +56,17 @@ func TestCredentials(t *testing.T) {
 	})
 }
 
-func TestConnOf(t *testing.T) {
+func TestLoopback(t *testing.T) {
+	noted := func(c net.Conn) bool { return noteConn(context.Background(), c).Value(loopbackKey{}).(bool) }
 	for _, c := range []struct {
 		local, remote string
 		want          bool
 	}{{"127.0.0.1", "127.0.0.1", true}, {"::1", "::1", true}, {"127.0.0.1", "10.0.0.1", false}, {"10.0.0.1", "127.0.0.1", false}} {
-		got := ConnOf(addressed{nil, c.local, c.remote}).Loopback
-		if got != c.want {
+		if got := noted(addressed{nil, c.local, c.remote}); got != c.want {
 			t.Errorf("%+v: %v", c, got)
 		}
 	}
-	if a, b := net.Pipe(); ConnOf(a).Loopback || ConnOf(b).Loopback {
+	if a, b := net.Pipe(); noted(a) || noted(b) {
 		t.Error("a pipe is loopback")
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http/httptest"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -177,20 +176,20 @@ func TestSpent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSpent(time.Now)
 		until := time.Now().Add(time.Minute)
-		if err := s.Spend(context.Background(), "k", until); err != nil {
+		if err := s.spend([16]byte{1}, until); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Spend(context.Background(), "k", until); ostiary.KindOf(err) != ostiary.Conflict {
+		if err := s.spend([16]byte{1}, until); ostiary.KindOf(err) != ostiary.Conflict {
 			t.Error(err)
 		}
 		for i := range maxSpent {
-			s.until[strconv.Itoa(i)] = until
+			s.until[[16]byte{3, byte(i), byte(i >> 8), byte(i >> 16)}] = until
 		}
-		if err := s.Spend(context.Background(), "l", until); ostiary.KindOf(err) != ostiary.Exhausted {
+		if err := s.spend([16]byte{2}, until); ostiary.KindOf(err) != ostiary.Exhausted {
 			t.Error("a full memory honours more:", err)
 		}
 		time.Sleep(2 * time.Minute)
-		if err := s.Spend(context.Background(), "l", time.Now().Add(time.Minute)); err != nil || len(s.until) != 1 {
+		if err := s.spend([16]byte{2}, time.Now().Add(time.Minute)); err != nil || len(s.until) != 1 {
 			t.Error(err, len(s.until))
 		}
 	})

@@ -72,13 +72,6 @@ type Sealer interface {
 	Open(sealed, ad []byte) ([]byte, error)
 }
 
-// Replays remembers what may be used once. Spend returns nil the first time a
-// key is shown, a Conflict every later time until the given moment, and is
-// durable before it returns. Safe for concurrent use.
-type Replays interface {
-	Spend(ctx context.Context, key string, until time.Time) error
-}
-
 // Server is a configured MCP server as far as the door must know it.
 type Server struct {
 	Name string
@@ -88,8 +81,8 @@ type Server struct {
 	Origins []string
 }
 
-// Options are what New needs. Replays may be nil; everything else is
-// required, and an empty list allows nothing.
+// Options are what New needs. Everything is required, and an empty list
+// allows nothing.
 type Options struct {
 	Gate     Gate
 	Identity Identity
@@ -110,9 +103,6 @@ type Options struct {
 
 	// Sealer protects the state that travels through clients.
 	Sealer Sealer
-	// Replays makes a sealed state single-use. If nil, the door remembers
-	// used states itself and honours none from before it started.
-	Replays Replays
 
 	Clock  func() time.Time
 	Logger *slog.Logger
@@ -129,8 +119,8 @@ type Door struct {
 	hosts    map[string]bool
 	origins  map[string]bool
 	sealer   Sealer
-	boot     []byte // binds states to this process when it alone remembers their use
-	replays  Replays
+	boot     []byte // binds sealed states to this process, which alone remembers their use
+	spent    *spent
 	clock    func() time.Time
 	log      *slog.Logger
 
@@ -158,7 +148,7 @@ func New(o Options) (*Door, error) {
 		gate: o.Gate, identity: o.Identity, catalog: o.Catalog, visible: o.Visible,
 		servers: map[string]Server{}, audience: o.PublicURL,
 		hosts: map[string]bool{strings.ToLower(u.Host): true}, origins: map[string]bool{},
-		sealer: o.Sealer, replays: o.Replays, clock: o.Clock, log: o.Logger,
+		sealer: o.Sealer, boot: make([]byte, 16), spent: newSpent(o.Clock), clock: o.Clock, log: o.Logger,
 		routes: routes(), methods: methods(),
 		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock), bodies: newBodies(),
 		closed: make(chan struct{}),
@@ -175,11 +165,7 @@ func New(o Options) (*Door, error) {
 	for _, origin := range o.Origins {
 		d.origins[origin] = true
 	}
-	if d.replays == nil {
-		d.replays = newSpent(o.Clock)
-		d.boot = make([]byte, 16)
-		rand.Read(d.boot)
-	}
+	rand.Read(d.boot)
 	return d, nil
 }
 

@@ -33,7 +33,7 @@ func (b bearerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 // listen serves the door over real HTTP and returns its address.
 func (w *world) listen() string {
 	w.server = httptest.NewUnstartedServer(w.door)
-	w.server.Config = NewServer(w.door, nil, slog.New(slog.DiscardHandler))
+	w.server.Config = NewServer(w.door, slog.New(slog.DiscardHandler))
 	w.server.Start()
 	w.t.Cleanup(w.server.Close)
 	u, _ := url.Parse(w.server.URL)

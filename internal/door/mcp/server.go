@@ -1,10 +1,7 @@
 package mcp
 
 import (
-	"context"
-	"crypto/tls"
 	"log/slog"
-	"net"
 	"net/http"
 	"time"
 )
@@ -20,26 +17,22 @@ const (
 )
 
 // NewServer returns an HTTP server for a door with every limit and time-out
-// set. It speaks HTTP/1.1 alone, with or without TLS, because its listener
-// must come from package stricthttp, which sees every byte of a request's
-// head; t is for ServeTLS and may be nil. Bodies, writes and streams have
-// deadlines of their own, kept by the door. Shutdown ends the streams of a
-// door that is h itself.
-func NewServer(h http.Handler, t *tls.Config, log *slog.Logger) *http.Server {
+// set. It speaks HTTP/1.1 alone, because its listener must come from package
+// stricthttp, over TLS or not, which sees every byte of a request's head.
+// Bodies, writes and streams have deadlines of their own, kept by the door.
+// Shutdown ends the streams of a door that is h itself.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	s := &http.Server{
 		Handler:                      h,
-		TLSConfig:                    t,
 		Protocols:                    protocols,
 		ReadHeaderTimeout:            headerTimeout,
 		IdleTimeout:                  idleTimeout,
 		MaxHeaderBytes:               maxHeader,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		DisableGeneralOptionsHandler: true,
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return WithConn(ctx, ConnOf(c))
-		},
+		ConnContext:                  noteConn,
 	}
 	if d, ok := h.(*Door); ok {
 		s.RegisterOnShutdown(d.Close)

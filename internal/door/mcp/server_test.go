@@ -25,7 +25,7 @@ func (w *world) serve() string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s := NewServer(w.door, nil, slog.New(slog.DiscardHandler))
+	s := NewServer(w.door, slog.New(slog.DiscardHandler))
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(stricthttp.NewListener(l, stricthttp.Standard())) }()
 	w.t.Cleanup(func() {
@@ -71,7 +71,7 @@ func TestStrangersHoldNothing(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-				s := NewServer(w.door, nil, slog.New(slog.DiscardHandler))
+				s := NewServer(w.door, slog.New(slog.DiscardHandler))
 				served := make(chan error, 1)
 				go func() { served <- s.Serve(stricthttp.NewListener(l, stricthttp.Standard())) }()
 				near, far := net.Pipe()

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"sync"
 	"time"
 
@@ -123,8 +122,8 @@ func (d *Door) unseal(x *visit, m method, a *ostiary.Action) *ostiary.Error {
 	case !d.clock().Before(expires):
 		return no("this requestState has expired; send the request again without it")
 	}
-	if err := d.replays.Spend(x.r.Context(), hex.EncodeToString(plain[:16]), expires); err != nil {
-		return ostiary.AsError(err).At("/params/requestState")
+	if err := d.spent.spend([16]byte(plain[:16]), expires); err != nil {
+		return err.At("/params/requestState")
 	}
 	a.Responses = responses
 	if plain[88] == 1 {
@@ -160,17 +159,18 @@ func ownerDigest(s *ostiary.Subject) []byte {
 type spent struct {
 	clock func() time.Time
 
-	mu    sync.Mutex // guards until and swept
-	until map[string]time.Time
+	mu    sync.Mutex             // guards until and swept
+	until map[[16]byte]time.Time // by a state's random name
 	swept time.Time
 }
 
 func newSpent(clock func() time.Time) *spent {
-	return &spent{clock: clock, until: map[string]time.Time{}}
+	return &spent{clock: clock, until: map[[16]byte]time.Time{}}
 }
 
-// Spend implements [Replays].
-func (s *spent) Spend(_ context.Context, key string, until time.Time) error {
+// spend uses a state: nil the first time, a conflict every later time until
+// the given moment, when the state itself has expired.
+func (s *spent) spend(name [16]byte, until time.Time) *ostiary.Error {
 	now := s.clock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,12 +182,12 @@ func (s *spent) Spend(_ context.Context, key string, until time.Time) error {
 		}
 		s.swept = now
 	}
-	if _, used := s.until[key]; used {
+	if _, used := s.until[name]; used {
 		return ostiary.Errorf(ostiary.Conflict, "state_spent", "this requestState was already used")
 	}
 	if len(s.until) >= maxSpent {
 		return ostiary.Errorf(ostiary.Exhausted, "states", "too many retries are remembered; try again later")
 	}
-	s.until[key] = until
+	s.until[name] = until
 	return nil
 }
