@@ -109,9 +109,13 @@ func New(o Options) *Control {
 
 // change records a change of control state in the deployment's log.
 func (c *Control) change(ctx context.Context, action, code, detail string) (ostiary.Receipt, error) {
-	r, err := c.o.Changes.Append(ctx, &ostiary.Entry{
-		Kind: ostiary.KindChange, Time: c.o.Clock(), Action: action, Code: code,
-		Agent: c.o.Authority.Self().Agent, Permit: true, Payload: ostiary.Payload{Detail: []byte(detail)},
+	return recordChange(ctx, c.o.Changes, c.o.Authority.Self().Agent, c.o.Clock(), action, code, detail)
+}
+
+func recordChange(ctx context.Context, changes Changes, self ostiary.AgentID, now time.Time, action, code, detail string) (ostiary.Receipt, error) {
+	r, err := changes.Append(ctx, &ostiary.Entry{
+		Kind: ostiary.KindChange, Time: now, Action: action, Code: code,
+		Agent: self, Permit: true, Payload: ostiary.Payload{Detail: []byte(detail)},
 	})
 	if err != nil {
 		return r, ostiary.Errorf(ostiary.Unavailable, "not_recorded", "the change could not be recorded").Because(err)

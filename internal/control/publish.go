@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/catalog"
@@ -73,11 +74,12 @@ func (c *Control) publish(ctx context.Context, src policy.Source) (Publication, 
 	if err != nil {
 		return p, err
 	}
-	if err := c.o.Snapshots.SaveSnapshot(ctx, number, signed); err != nil {
-		return p, err
-	}
+	// Recorded before it is stored: a stored one is active after a restart.
 	detail := detailJSON(map[string]string{"text": fmt.Sprintf("snapshot %d published", number), "digest": set.Digest().String(), "by": operator(ctx)})
 	if _, err := c.change(ctx, "publish_snapshot", "ok", detail); err != nil {
+		return p, err
+	}
+	if err := c.o.Snapshots.SaveSnapshot(ctx, number, signed); err != nil {
 		return p, err
 	}
 	if err := c.o.Engine.Activate(snapshot); err != nil {
@@ -113,7 +115,8 @@ func (c *Control) Accept(ctx context.Context, server, name, by string) ([]ostiar
 	if err != nil {
 		return nil, c.standing(), err
 	}
-	return c.accepted(ctx, tools, by)
+	p, err := c.Publish(ctx)
+	return tools, p, err
 }
 
 // AcceptOne accepts one definition, exactly the one a person looked at if the
@@ -123,16 +126,46 @@ func (c *Control) AcceptOne(ctx context.Context, a catalog.Acceptance) ([]ostiar
 	if err != nil {
 		return nil, c.standing(), err
 	}
-	return c.accepted(ctx, []ostiary.Tool{t}, a.By)
+	p, err := c.Publish(ctx)
+	return []ostiary.Tool{t}, p, err
 }
 
-func (c *Control) accepted(ctx context.Context, tools []ostiary.Tool, by string) ([]ostiary.Tool, Publication, error) {
-	for _, t := range tools {
-		detail := detailJSON(map[string]string{"text": fmt.Sprintf("accepted %s %s of %s", t.Kind, t.Name, t.Server), "pin": t.Pin.String(), "by": by})
-		if _, err := c.change(ctx, "accept_definition", "ok", detail); err != nil {
-			return tools, c.standing(), err
+// RecordPins returns the same pins, of which each acceptance, and each
+// withdrawal, is in the deployment's log before it is stored. It is what the Book stands on.
+func RecordPins(p catalog.Pins, changes Changes, self ostiary.AgentID, clock func() time.Time) catalog.Pins {
+	return recordedPins{p, changes, self, clock}
+}
+
+type recordedPins struct {
+	stored  catalog.Pins
+	changes Changes
+	self    ostiary.AgentID
+	clock   func() time.Time
+}
+
+func (p recordedPins) Pins(ctx context.Context) ([]catalog.PinRecord, error) {
+	return p.stored.Pins(ctx)
+}
+
+func (p recordedPins) SavePins(ctx context.Context, records []catalog.PinRecord) error {
+	for _, r := range records {
+		detail := map[string]string{"text": fmt.Sprintf("accepted %s %s of %s", r.Kind, r.Name, r.Server), "pin": r.Pin.String(), "by": r.By}
+		if err := p.record(ctx, "accept_definition", detail); err != nil {
+			return err
 		}
 	}
-	p, err := c.Publish(ctx)
-	return tools, p, err
+	return p.stored.SavePins(ctx, records)
+}
+
+func (p recordedPins) DropPin(ctx context.Context, server, kind, name string) error {
+	detail := map[string]string{"text": fmt.Sprintf("withdrew %s %s of %s", kind, name, server), "by": operator(ctx)}
+	if err := p.record(ctx, "withdraw_definition", detail); err != nil {
+		return err
+	}
+	return p.stored.DropPin(ctx, server, kind, name)
+}
+
+func (p recordedPins) record(ctx context.Context, action string, detail map[string]string) error {
+	_, err := recordChange(ctx, p.changes, p.self, p.clock(), action, "ok", detailJSON(detail))
+	return err
 }

@@ -200,7 +200,7 @@ func grace(d Duration) time.Duration {
 }
 
 func (d *Daemon) openCatalog(ctx context.Context) error {
-	d.book = catalog.New(d.store, d.clock)
+	d.book = catalog.New(control.RecordPins(d.store, d.journal.deployment, d.authority.Self().Agent, d.clock), d.clock)
 	return d.book.Load(ctx)
 }
 
