@@ -113,6 +113,7 @@ func Run(t *testing.T, dir string) {
 			"stage":        stage,
 			"save":         save,
 			"waitlog":      waitlog,
+			"canary":       canary,
 			"background":   background,
 			"halt":         halt,
 			"await":        await,
