@@ -117,10 +117,16 @@ func (c *logListCmd) Run(e *env) error {
 		return err
 	}
 	slices.Reverse(page.Entries)
-	if err := p.print(page, true); err != nil || !c.Follow {
+	if err := p.print(page, true); err != nil {
 		return err
 	}
-	return p.follow(q)
+	if c.Follow {
+		return p.follow(q)
+	}
+	if len(page.Entries) == c.Limit && !e.cli.JSON {
+		fmt.Fprintf(e.stderr, "The newest %d; there may be more: -n %d\n", c.Limit, min(10*c.Limit, 10000))
+	}
+	return nil
 }
 
 // follow asks for what is new until the command is stopped.

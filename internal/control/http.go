@@ -158,6 +158,9 @@ func (c *Control) agent(a identity.AgentRecord) Agent {
 		ID: string(a.ID), Principal: string(a.Principal), Owner: a.Owner, Zone: a.Zone, Roles: a.Roles,
 		Mandate: string(a.Mandate), Enrolled: a.Enrolled, Method: a.Method, State: c.o.Authority.State(a.ID),
 	}
+	if out.Roles == nil {
+		out.Roles = []string{}
+	}
 	if m, ok := c.o.Authority.Mandate(a.Mandate); ok {
 		out.Expires = m.Expires
 	}
