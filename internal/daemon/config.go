@@ -113,7 +113,8 @@ type IdentityConfig struct {
 type LedgerConfig struct {
 	// SegmentSize of log files: 1MiB to 1GiB. Default 64MiB.
 	SegmentSize Size `yaml:"segment_size"`
-	// MaxActionTime after which an action without an outcome is Unknown. Default 15m.
+	// MaxActionTime is how long a call or a listening stream may take; it is ended then. An action that still has
+	// no outcome settleMargin later is Unknown. 1s to 24h. Default 15m.
 	MaxActionTime Duration `yaml:"max_action_time"`
 }
 

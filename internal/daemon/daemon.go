@@ -209,7 +209,9 @@ func (d *Daemon) openEgress(context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := egress.Options{Tools: d.book, Signer: key, KeyID: verify.KeyID(key.Public()), Clock: d.clock, Logger: d.log, Version: ostiary.Version, Capabilities: `{"sampling":{},"elicitation":{},"roots":{}}`}
+	o := egress.Options{Tools: d.book, Signer: key, KeyID: verify.KeyID(key.Public()), Clock: d.clock, Logger: d.log, Version: ostiary.Version, Capabilities: `{"sampling":{},"elicitation":{},"roots":{}}`,
+		Limits: egress.Limits{Total: time.Duration(d.cfg.Ledger.MaxActionTime)},
+	}
 	for _, name := range d.servers() {
 		s := d.cfg.Servers[name]
 		digest, err := ostiary.ParseDigest(s.Digest)
@@ -403,7 +405,7 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 	}
 	o := mcp.Options{
 		Gate: d.gate, Identity: d.authority, Catalog: d.book, Visible: visibility{d.engine, d.resources()}, PublicURL: d.publicURL(),
-		Origins: d.cfg.Listen.Origins, Sealer: sealer, Clock: d.clock, Logger: d.log,
+		Origins: d.cfg.Listen.Origins, Sealer: sealer, Longest: time.Duration(d.cfg.Ledger.MaxActionTime), Clock: d.clock, Logger: d.log,
 	}
 	for _, l := range []net.Listener{d.agents, d.loopback} {
 		if l != nil {

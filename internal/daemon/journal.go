@@ -36,6 +36,11 @@ type indexed struct {
 // deploymentLog names the deployment's own log beside the gateways'.
 const deploymentLog = "deployment"
 
+// settleMargin is what a call that was ended for its length may take to settle
+// before the log gives up on it: an outcome that comes later is refused, and
+// the reply with it. The gate itself gives up after half of it.
+const settleMargin = time.Minute
+
 // controlState is the control state as the logs see it: with its revision,
 // which heartbeats record, so that a control state that was rolled back is
 // noticed and refused.
@@ -70,7 +75,7 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 		}
 		l, err := ledger.Open(ctx, ledger.Options{
 			Dir: filepath.Join(cfg.Data, "log", name), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: controlState{db},
-			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Longest: time.Duration(cfg.Ledger.MaxActionTime), Clock: clock, Logger: log.With("log", name),
+			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Longest: time.Duration(cfg.Ledger.MaxActionTime) + settleMargin, Clock: clock, Logger: log.With("log", name),
 		})
 		if err != nil {
 			return nil, err

@@ -181,7 +181,7 @@ func newWorld(t *testing.T, defs ...*ostiary.Tool) *world {
 		Gate: w, Identity: w, Catalog: w, Visible: w, Sealer: seals{aead},
 		Servers:   []Server{{Name: "bank", Origins: []string{"https://login.bank.example"}}, {Name: "docs"}},
 		PublicURL: "http://gate.test:8700", Hosts: []string{"localhost:8700"}, Origins: []string{"http://console.test"},
-		Clock: func() time.Time { return w.now() }, Logger: slog.New(slog.DiscardHandler),
+		Longest: 15 * time.Minute, Clock: func() time.Time { return w.now() }, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

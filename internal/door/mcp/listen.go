@@ -104,6 +104,7 @@ type listening struct {
 	creds        ostiary.Credentials
 	agent        ostiary.AgentID // whose place it takes
 	ended        <-chan struct{} // of the session; nil if there is none
+	until        time.Time       // when it must have ended
 
 	acknowledge bool
 	seen        lists
@@ -120,6 +121,7 @@ func (l *listening) open(_ context.Context, q *gate.Dispatch) (gate.Stream, erro
 		return nil, ostiary.Errorf(ostiary.Exhausted, "listening", "too many streams are open; try again later").Because(gate.ErrNotSent)
 	}
 	l.seen = l.door.watch.now()
+	l.until = l.door.clock().Add(l.door.longest)
 	return l, nil
 }
 
@@ -137,7 +139,7 @@ func (l *listening) Next(ctx context.Context) (gate.Frame, error) {
 		select {
 		case <-t.C:
 			// Who was revoked or whose credential ended hears nothing more.
-			if _, err := l.door.identity.Authenticate(ctx, l.creds); err != nil {
+			if _, err := l.door.identity.Authenticate(ctx, l.creds); err != nil || !l.door.clock().Before(l.until) {
 				return l.end()
 			}
 			l.look()

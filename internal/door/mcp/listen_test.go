@@ -96,6 +96,20 @@ func TestListening(t *testing.T) {
 				}
 			})
 		})
+		t.Run(name+" ends before the log gives up on it", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				start := time.Now()
+				_, done := w.stream(context.Background(), legacy)
+				<-done
+				if d := time.Since(start); d < w.door.longest || d > w.door.longest+listenPoll {
+					t.Errorf("it lived %s", d)
+				}
+				if last := w.entries[len(w.entries)-1]; last.Disposition != ostiary.Delivered {
+					t.Errorf("settled as %+v", last)
+				}
+			})
+		})
 		t.Run(name+" ends with the door", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)

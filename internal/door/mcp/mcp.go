@@ -104,6 +104,10 @@ type Options struct {
 	// Sealer protects the state that travels through clients.
 	Sealer Sealer
 
+	// Longest is how long a stream that only listens may stay open. It is a
+	// call like any other, and the log gives up on one that has no outcome.
+	Longest time.Duration
+
 	Clock  func() time.Time
 	Logger *slog.Logger
 }
@@ -119,6 +123,7 @@ type Door struct {
 	hosts    map[string]bool
 	origins  map[string]bool
 	sealer   Sealer
+	longest  time.Duration
 	boot     []byte // binds sealed states to this process, which alone remembers their use
 	spent    *spent
 	clock    func() time.Time
@@ -137,7 +142,7 @@ type Door struct {
 // New returns a door that is ready to serve. It fails if an option is missing
 // or cannot be meant.
 func New(o Options) (*Door, error) {
-	if o.Gate == nil || o.Identity == nil || o.Catalog == nil || o.Visible == nil || o.Sealer == nil || o.Clock == nil || o.Logger == nil {
+	if o.Gate == nil || o.Identity == nil || o.Catalog == nil || o.Visible == nil || o.Sealer == nil || o.Longest <= 0 || o.Clock == nil || o.Logger == nil {
 		return nil, errors.New("mcp: a required option is missing")
 	}
 	u, err := url.Parse(o.PublicURL)
@@ -148,7 +153,7 @@ func New(o Options) (*Door, error) {
 		gate: o.Gate, identity: o.Identity, catalog: o.Catalog, visible: o.Visible,
 		servers: map[string]Server{}, audience: o.PublicURL,
 		hosts: map[string]bool{strings.ToLower(u.Host): true}, origins: map[string]bool{},
-		sealer: o.Sealer, boot: make([]byte, 16), spent: newSpent(o.Clock), clock: o.Clock, log: o.Logger,
+		sealer: o.Sealer, longest: o.Longest, boot: make([]byte, 16), spent: newSpent(o.Clock), clock: o.Clock, log: o.Logger,
 		routes: routes(), methods: methods(),
 		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock), bodies: newBodies(),
 		closed: make(chan struct{}),
