@@ -33,6 +33,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/ostiary/ostiary"
 )
 
@@ -50,6 +52,11 @@ const (
 	// be valid, so that a verifier whose clock is a little behind ours
 	// accepts it. The moment of issue itself is in the serial number.
 	backdate = 30 * time.Second
+
+	// noteRate and noteBurst bound how many lines of our log strangers can
+	// write in a second. They are counted exactly elsewhere.
+	noteRate  = 1
+	noteBurst = 30
 )
 
 // Keys gives private keys by name, creating a key the first time it is asked
@@ -122,6 +129,7 @@ type Authority struct {
 	mandates    Mandates
 	record      func(ctx context.Context, e Event) error
 	refused     func(source, code string)
+	noted       *rate.Limiter // of log lines about strangers
 	clock       *clock
 	log         *slog.Logger
 	svidLife    time.Duration
@@ -150,6 +158,7 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	}
 	a := &Authority{
 		domain: o.TrustDomain, issuer: o.Issuer, registry: o.Registry, mandates: o.Mandates, record: o.Record, refused: o.Refused,
+		noted: rate.NewLimiter(noteRate, noteBurst),
 		clock: &clock{read: o.Clock}, log: o.Log, svidLife: o.SVIDLife, tokenLife: o.TokenLife,
 		mandateLife: o.MandateLife, lease: o.Lease, grace: o.Grace,
 	}

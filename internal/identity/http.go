@@ -233,7 +233,9 @@ func (h *endpoints) fail(w http.ResponseWriter, r *http.Request, err error) {
 		level = slog.LevelError
 	}
 	h.authority.refused(host(r.RemoteAddr), "identity:"+e.Code)
-	h.authority.log.Log(r.Context(), level, "an identity request was refused", "error", err)
+	if level == slog.LevelError || h.authority.noted.Allow() {
+		h.authority.log.Log(r.Context(), level, "an identity request was refused", "error", err)
+	}
 	var out failure
 	out.Error.Kind, out.Error.Code, out.Error.Field, out.Error.Detail = e.Kind.String(), e.Code, e.Field, e.Detail
 	write(w, statuses[e.Kind], out)

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -374,4 +375,22 @@ func TestEndpoints(t *testing.T) {
 			t.Fatalf("%d of 200 refused", limited)
 		}
 	})
+}
+
+// TestStrangersDoNotFillTheLog: who proves nothing is counted, and writes a
+// bounded number of lines.
+func TestStrangersDoNotFillTheLog(t *testing.T) {
+	var lines bytes.Buffer
+	var counted atomic.Int64
+	b := open(t, func(o *identity.Options) {
+		o.Log = slog.New(slog.NewTextHandler(&lines, nil))
+		o.Refused = func(string, string) { counted.Add(1) }
+	})
+	h := b.Handler()
+	for range 1000 {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, identity.RenewPath, strings.NewReader("{}")))
+	}
+	if n := bytes.Count(lines.Bytes(), []byte("\n")); n > 100 || counted.Load() != 1000 {
+		t.Errorf("%d lines, %d counted", n, counted.Load())
+	}
 }

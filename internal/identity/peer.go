@@ -160,7 +160,9 @@ func (a *Authority) verifyConnection(s tls.ConnectionState, from net.Addr) error
 		source = host(from.String())
 	}
 	a.refused(source, "tls:certificate")
-	a.log.Info("a client certificate was refused", "from", source, "error", why)
+	if a.noted.Allow() {
+		a.log.Info("a client certificate was refused", "from", source, "error", why)
+	}
 	return fmt.Errorf("client certificate: %w", why)
 }
 
