@@ -236,7 +236,7 @@ func (p *logPrinter) print(page control.Listing, head bool) error {
 }
 
 func (p *logPrinter) row(x *control.Entry) []string {
-	row := []string{x.Ref, x.Time.Local().Format("01-02 15:04:05.000"), lastSegment(x.Agent), dash(x.Action)}
+	row := []string{x.Ref, x.Time.Local().Format("01-02 15:04:05.000"), lastSegment(x.Agent), dash(whole(x.Action))}
 	if p.Changes {
 		var d struct{ Text, By string }
 		if json.Unmarshal([]byte(x.Detail), &d) != nil || d.Text == "" {

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/control"
@@ -203,6 +205,15 @@ func (t teller) facts(inputs string) {
 	t.line(name, "%s", line)
 }
 
+// whole keeps a name that an agent may have chosen from passing for several
+// columns or facts.
+func whole(v string) string {
+	if strings.ContainsFunc(v, unicode.IsSpace) || strings.ContainsAny(v, `="`) {
+		return strconv.Quote(v)
+	}
+	return v
+}
+
 // flatten writes nested members under dotted names.
 func flatten(out map[string]string, prefix string, v any) {
 	if m, ok := v.(map[string]any); ok {
@@ -212,7 +223,7 @@ func flatten(out map[string]string, prefix string, v any) {
 		return
 	}
 	if s, ok := v.(string); ok {
-		out[prefix] = s
+		out[prefix] = whole(s)
 		return
 	}
 	b, err := json.Marshal(v)
