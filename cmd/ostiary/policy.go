@@ -130,12 +130,16 @@ func (c *policyCheckCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	tools, err := e.acceptedTools()
-	if err != nil {
-		fmt.Fprintf(e.stderr, "Checking without tools: %s\n", ostiary.AsError(err).Detail)
+	tools, without := e.acceptedTools()
+	if without != nil {
+		fmt.Fprintf(e.stderr, "Checking without tools, and without the folder's tests: %s\n", ostiary.AsError(without).Detail)
 	}
 	set, found := policy.Compile(src, tools)
-	problems := control.PolicyProblems(found)
+	asked, wrong := 0, []policy.Problem(nil)
+	if set != nil && without == nil { // a test is about tools
+		asked, wrong = policy.Test(src, set)
+	}
+	problems := control.PolicyProblems(append(found, wrong...))
 	if e.cli.JSON {
 		if err := e.printJSON(problems); err != nil {
 			return err
@@ -146,8 +150,11 @@ func (c *policyCheckCmd) Run(e *env) error {
 	if set == nil {
 		return ostiary.Errorf(ostiary.Malformed, "policy", "the policy folder %s does not compile", dir)
 	}
+	if len(wrong) > 0 {
+		return ostiary.Errorf(ostiary.Malformed, "policy_tests", "the policy folder %s does not do what its tests expect", dir)
+	}
 	if !e.cli.JSON {
-		fmt.Fprintf(e.stdout, "%s is good, checked against %d accepted definitions\n", dir, len(tools))
+		fmt.Fprintf(e.stdout, "%s is good, checked against %d accepted definitions and %d tests of its own\n", dir, len(tools), asked)
 	}
 	return nil
 }

@@ -12,20 +12,12 @@ import (
 	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
-// Result is one expectation of a policy folder and what came of it.
-type Result struct {
-	File, Name string
-	Want, Got  string // as far as they are compared
-	OK         bool
-}
-
-// Run asks a Set the questions in the folder's tests/*.json. Each file is a
-// list of {name, request, decision, ...} in the form of Cedar's own command
-// line, with our facts beside it; see docs/reference/policy.md. A file that
-// cannot be read is a Problem; it counts as a failure, never as a success.
-func Run(src Source, set *Set) ([]Result, []Problem) {
-	var out []Result
-	var problems []Problem
+// Test asks a Set the questions in the folder's tests/*.json, and returns how
+// many there were. Each file is a list of {name, request, decision, ...} in the
+// form of Cedar's own command line, with our facts beside it; see
+// docs/reference/policy.md. An answer that was not expected is a Problem, and
+// so is a file that cannot be read: never a success.
+func Test(src Source, set *Set) (asked int, problems []Problem) {
 	for _, name := range slices.Sorted(maps.Keys(src.Files)) {
 		if !strings.HasPrefix(name, dirTests) {
 			continue
@@ -46,12 +38,13 @@ func Run(src Source, set *Set) ([]Result, []Problem) {
 				problems = append(problems, Problem{File: name, Code: "test", Message: fmt.Sprintf("test %d: %s", i+1, e.err)})
 				continue
 			}
-			r := e.run()
-			r.File = name
-			out = append(out, r)
+			asked++
+			if want, got := e.run(); want != got {
+				problems = append(problems, Problem{File: name, Code: "test", Message: fmt.Sprintf("%q: expected %s; it is %s", e.name, want, got)})
+			}
 		}
 	}
-	return out, problems
+	return asked, problems
 }
 
 // expectation is one test: a complete request of a typical agent, with the
@@ -270,8 +263,9 @@ func (e *expectation) labels(v ostiary.Value) {
 	}
 }
 
-// run decides, and compares what the test says something about.
-func (e *expectation) run() Result {
+// run decides, and returns what the test expects and what it is, as far as the
+// test says something about it.
+func (e *expectation) run() (want, got string) {
 	d := e.set.decide(&e.req, true)
 	decision := "deny"
 	if d.Permit {
@@ -291,21 +285,21 @@ func (e *expectation) run() Result {
 	for _, o := range d.Obligations {
 		lists["obligations"] = append(lists["obligations"], o.Type)
 	}
-	var got []string
+	var answer []string
 	for _, w := range e.want {
 		switch word, _, _ := strings.Cut(w, " "); word {
 		case "decision":
-			got = append(got, "decision "+decision)
+			answer = append(answer, "decision "+decision)
 		case "code":
-			got = append(got, "code "+d.Code)
+			answer = append(answer, "code "+d.Code)
 		default:
 			slices.Sort(lists[word])
-			got = append(got, word+" "+strings.Join(lists[word], " "))
+			answer = append(answer, word+" "+strings.Join(lists[word], " "))
 		}
 	}
-	r := Result{Name: e.name, Want: strings.Join(e.want, ", "), Got: strings.Join(got, ", ")}
-	if r.OK = r.Want == r.Got; !r.OK && len(d.Reasons) > 0 && d.Reasons[0].Text != "" {
-		r.Got += " (" + d.Reasons[0].Text + ")"
+	want, got = strings.Join(e.want, ", "), strings.Join(answer, ", ")
+	if want != got && len(d.Reasons) > 0 && d.Reasons[0].Text != "" {
+		got += " (" + d.Reasons[0].Text + ")"
 	}
-	return r
+	return want, got
 }

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestRun(t *testing.T) {
+func TestExpectations(t *testing.T) {
 	tools := bank(t)
 	src := payFolder()
 	set := compile(t, src, tools)
@@ -21,14 +21,9 @@ func TestRun(t *testing.T) {
 	 "decision":"deny","code":"no_permit","reason":[]},
 	{"name":"wrong","request":{"action":"Ostiary::Action::\"ping\"","resource":"Ostiary::Server::\"ostiary\""},"decision":"allow"}
 	]`)
-	results, problems := Run(src, set)
-	if len(problems) > 0 || len(results) != 5 {
-		t.Fatal(results, problems)
-	}
-	for _, r := range results {
-		if r.OK != (r.Name != "wrong") {
-			t.Errorf("%+v", r)
-		}
+	asked, problems := Test(src, set)
+	if asked != 5 || len(problems) != 1 || problems[0].Severity != Error || !strings.Contains(problems[0].Message, `"wrong": expected decision allow; it is decision deny`) {
+		t.Fatal(asked, problems)
 	}
 	for name, tc := range map[string]struct{ text, want string }{
 		"not a list":       {`{}`, "list of tests"},
@@ -42,9 +37,9 @@ func TestRun(t *testing.T) {
 		"text for a flag":  {`[{"request":{"context":{"session":{"bound":"no"}}},"decision":"deny"}]`, "true or false"},
 		"number in a list": {`[{"request":{"roles":[1]},"decision":"deny"}]`, "list of strings"},
 	} {
-		results, problems := Run(source("tests/x.json", tc.text), set)
-		if len(results) != 0 || len(problems) != 1 || !strings.Contains(problems[0].Message, tc.want) {
-			t.Errorf("%s: %v %v", name, results, problems)
+		asked, problems := Test(source("tests/x.json", tc.text), set)
+		if asked != 0 || len(problems) != 1 || !strings.Contains(problems[0].Message, tc.want) {
+			t.Errorf("%s: %v %v", name, asked, problems)
 		}
 	}
 }
