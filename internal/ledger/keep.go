@@ -1,11 +1,13 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,25 +120,12 @@ func countEntries(by map[counted]uint64) []ownEntry {
 			detail = append(detail, rows[code]...)
 		}
 		slices.SortFunc(detail, func(a, b row) int {
-			if a.Code != b.Code {
-				return compare(a.Code, b.Code)
-			}
-			return compare(a.Source, b.Source)
+			return cmp.Or(strings.Compare(a.Code, b.Code), strings.Compare(a.Source, b.Source))
 		})
 		e.payload.Detail, _ = json.Marshal(detail) // our own strings and numbers
 		out = append(out, e)
 	}
 	return out
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // ownEntry is an entry the ledger writes by itself.

@@ -94,31 +94,12 @@ func (g *generator) bare(v ostiary.Value, depth int) *shape {
 	if v.Kind() != ostiary.Object {
 		return hidden("its schema says nothing about its type")
 	}
-	if depth >= maxDepth {
-		return hidden("it is nested too deep")
-	}
 	for _, word := range []string{"anyOf", "oneOf", "allOf", "not", "if"} {
 		if v.Get(word).Exists() && depth > 0 {
 			return hidden("it is a union (" + word + ")")
 		}
 	}
-	switch g.typeOf(v) {
-	case "string":
-		return plain(kString)
-	case "boolean":
-		return plain(kBool)
-	case "integer":
-		return plain(kLong)
-	case "number":
-		return plain(kDecimal)
-	case "array":
-		return g.array(v, depth)
-	case "object":
-		return g.object(v, depth)
-	case "":
-		return hidden("its schema names no type")
-	}
-	return hidden("it is a union of types")
+	return g.typed(v, g.typeOf(v), depth)
 }
 
 // typeOf returns the one JSON type of a schema, from type, enum or const.
@@ -219,8 +200,11 @@ func nullOr(list ostiary.Value) string {
 	return found
 }
 
-// typed reads a schema whose type list was reduced to one.
+// typed reads a schema of one type.
 func (g *generator) typed(v ostiary.Value, typ string, depth int) *shape {
+	if depth >= maxDepth {
+		return hidden("it is nested too deep")
+	}
 	switch typ {
 	case "string":
 		return plain(kString)
@@ -233,9 +217,9 @@ func (g *generator) typed(v ostiary.Value, typ string, depth int) *shape {
 	case "array":
 		return g.array(v, depth)
 	case "object":
-		if depth < maxDepth {
-			return g.object(v, depth)
-		}
+		return g.object(v, depth)
+	case "":
+		return hidden("its schema names no type")
 	}
 	return hidden("it is a union of types")
 }
