@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -34,11 +35,17 @@ var lists = []list{
 // Discover reads a server's definitions through the gate, as the gateway
 // itself, and compares them with the accepted ones. A server that does not
 // know a list offers none of its kind; any other failure leaves the rest of
-// the catalog as it was.
-func (c *Control) Discover(ctx context.Context, server string) ([]catalog.Change, error) {
+// the catalog as it was. What a server wrote cannot end the process: a panic
+// is such a failure.
+func (c *Control) Discover(ctx context.Context, server string) (changes []catalog.Change, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	var changes []catalog.Change
+	defer func() {
+		if p := recover(); p != nil {
+			changes, err = nil, ostiary.Errorf(ostiary.Internal, "panic", "what %s offers could not be read", server).Because(fmt.Errorf("panic: %v", p))
+		}
+		c.noteReading(server, err)
+	}()
 	total := 0
 	for _, l := range lists {
 		offered, err := c.readList(ctx, server, l.kind, l.method, l.member)
@@ -46,12 +53,10 @@ func (c *Control) Discover(ctx context.Context, server string) ([]catalog.Change
 			err = ostiary.Errorf(ostiary.Upstream, "too_many_definitions", "%s offers more than %d definitions", server, maxDefinitions)
 		}
 		if err != nil {
-			c.noteReading(server, err)
 			return nil, err
 		}
 		changes = append(changes, c.o.Book.Observe(server, l.kind, offered)...)
 	}
-	c.noteReading(server, nil)
 	return changes, nil
 }
 

@@ -3,8 +3,10 @@ package control
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/gate"
@@ -46,5 +48,17 @@ func TestListsAreBounded(t *testing.T) {
 				t.Errorf("%v after %d pages", err, p.served)
 			}
 		})
+	}
+}
+
+type broken struct{}
+
+func (broken) Handle(context.Context, gate.Call) (*gate.Reply, error) { panic("injected") }
+
+// TestReadingSurvives: readings run on goroutines that nobody else watches.
+func TestReadingSurvives(t *testing.T) {
+	c := New(Options{Gate: broken{}, Authority: &identity.Authority{}, Clock: time.Now, Logger: slog.New(slog.DiscardHandler)})
+	if _, err := c.Discover(context.Background(), "srv"); ostiary.KindOf(err) != ostiary.Internal || c.last["srv"].Err == "" {
+		t.Errorf("%v, noted %+v", err, c.last["srv"])
 	}
 }

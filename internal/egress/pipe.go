@@ -111,7 +111,12 @@ func (c *pipe) read() {
 // errDied says that the program ended or closed its output.
 var errDied = errors.New("the server's process ended")
 
-func (c *pipe) lines() error {
+func (c *pipe) lines() (err error) {
+	defer func() {
+		if p := recover(); p != nil { // nobody above would, and what it prints must not end us
+			err = badReply("the server printed something that could not be handled", fmt.Errorf("panic: %v", p))
+		}
+	}()
 	r := newLineReader(c.out)
 	junk := 0
 	for {
