@@ -24,6 +24,7 @@ var floors = map[string]int{
 	"internal/mcpwire":    1,
 	"internal/stricthttp": 1,
 	"internal/keyring":    1,
+	"internal/durable":    1,
 	"internal/identity":   2,
 	"internal/mandate":    2,
 	"internal/policy":     2,

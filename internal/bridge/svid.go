@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/durable"
 	"github.com/ostiary/ostiary/internal/identity"
 )
 
@@ -202,7 +203,7 @@ func parseFile(b []byte) (*svid, error) {
 }
 
 // save replaces the file in dir: on disk when it returns.
-func (s *svid) save(dir string) (err error) {
+func (s *svid) save(dir string) error {
 	key, err := x509.MarshalPKCS8PrivateKey(s.key)
 	if err != nil {
 		return err
@@ -217,32 +218,5 @@ func (s *svid) save(dir string) (err error) {
 	for _, c := range s.bundle {
 		pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 	}
-	f, err := os.CreateTemp(dir, "."+svidFile+"-*") // mode 0600 from the start
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(b.Bytes()); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), filepath.Join(dir, svidFile)); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.Replace(filepath.Join(dir, svidFile), b.Bytes(), 0o600)
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/durable"
 )
 
 const (
@@ -137,7 +138,7 @@ func makeCertificate(path string, t, parent *x509.Certificate, pub crypto.Public
 	if err != nil {
 		return nil, err
 	}
-	if err := writeDurable(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+	if err := durable.Replace(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
 		return nil, err
 	}
 	return x509.ParseCertificate(der)
@@ -259,40 +260,3 @@ func (a *Authority) Bundle() []byte {
 // its certificates in their order. A client that is told it out of band can
 // take the bundle from an unproven connection.
 func (a *Authority) Fingerprint() ostiary.Digest { return ostiary.DigestOf(a.ca.root.Raw) }
-
-// writeDurable replaces a file so that after a crash it is either the old or
-// the new one, on disk when the function returns.
-func writeDurable(path string, b []byte, mode fs.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if err = f.Chmod(mode); err != nil {
-		return err
-	}
-	if _, err = f.Write(b); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/durable"
 )
 
 // directory is the registry as one request sees it: immutable, replaced whole.
@@ -298,7 +299,7 @@ func (f *fence) raise(epoch uint64) error {
 	if epoch == f.at {
 		return nil
 	}
-	if err := writeDurable(f.path, strconv.AppendUint(nil, epoch, 10), 0o600); err != nil {
+	if err := durable.Replace(f.path, strconv.AppendUint(nil, epoch, 10), 0o600); err != nil {
 		return fmt.Errorf("raising the epoch fence: %w", err)
 	}
 	f.at = epoch

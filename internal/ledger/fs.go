@@ -137,7 +137,8 @@ func (f osFile) Size() (int64, error) {
 }
 
 // writeFile puts a whole file in place: temporary name, flush, rename. The
-// directory is for the caller to flush.
+// directory is for the caller to flush. It is not package durable's, because
+// each step must be one at which a test can plan a fault.
 func writeFile(fsys FS, path string, b []byte) error {
 	tmp := filepath.Join(filepath.Dir(path), ".tmp-"+filepath.Base(path))
 	f, err := fsys.Create(tmp)
