@@ -31,6 +31,7 @@ type world struct {
 	frames   []gate.Frame
 	sent     int
 	tainted  []string
+	trusted  bool // the server
 }
 
 func newWorld() *world {
@@ -72,7 +73,7 @@ func (w *world) Resolve(_ context.Context, s ostiary.Subject, c *gate.Call) (*os
 		return nil, err
 	}
 	now := time.Unix(1e9, 0)
-	return &ostiary.Request{Subject: s, Action: c.Action, Resource: ostiary.Resource{Server: c.Action.Server}, Context: ostiary.Context{
+	return &ostiary.Request{Subject: s, Action: c.Action, Resource: ostiary.Resource{Server: c.Action.Server, Trusted: w.trusted}, Context: ostiary.Context{
 		Now: now, Containment: w.contain, Session: ostiary.Session{ID: "s"},
 		Mandate: ostiary.Mandate{ID: "m", Actions: []string{"bank___pay"}, Resources: []string{"bank"}, NotBefore: now.Add(-1), Expires: now.Add(time.Hour)},
 	}}, nil
@@ -268,6 +269,49 @@ func checkAccounted(t *testing.T, w *world, step, how string) {
 	default:
 		if o[0].Disposition != ostiary.Refused {
 			t.Errorf("disposition %v", o[0].Disposition)
+		}
+	}
+}
+
+// What a trusted server says taints nothing; what another says does, once.
+func TestTaint(t *testing.T) {
+	for trusted, want := range map[bool]int{true: 0, false: 1} {
+		w := newWorld()
+		w.trusted = trusted
+		w.frames = []gate.Frame{{Kind: gate.FrameNotification}, {Kind: gate.FrameNotification}, {Kind: gate.FrameResult}}
+		r, err := w.gate().Handle(context.Background(), call())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := read(r); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		if len(w.tainted) != want {
+			t.Errorf("trusted %v: tainted by %q", trusted, w.tainted)
+		}
+	}
+}
+
+// A reply that fails names the Intent, where people begin to read; if that it
+// failed cannot be recorded, nothing is explained.
+func TestFailedReply(t *testing.T) {
+	for down, want := range map[bool]string{false: "reply_cut", true: "not_recorded"} {
+		w := newWorld()
+		w.frames = nil
+		if down {
+			w.failAt, w.how = "append outcome", "error"
+		}
+		r, err := w.gate().Handle(context.Background(), call())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = read(r)
+		e := ostiary.AsError(err)
+		if e == nil || e.Code != want {
+			t.Errorf("down %v: %v", down, err)
+		}
+		if !down && e.Entry != r.Intent.Ref {
+			t.Errorf("it names %s, not %s", e.Entry, r.Intent.Ref)
 		}
 	}
 }

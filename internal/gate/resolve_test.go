@@ -1,0 +1,95 @@
+package gate_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/gate"
+)
+
+// known is what a Resolver asks, with what it has to say.
+type known struct {
+	tools   map[string]*ostiary.Tool // by kind and name
+	unsure  error
+	contain ostiary.Containment
+}
+
+func (k known) Tool(server, kind, name string) (*ostiary.Tool, bool) {
+	t, ok := k.tools[kind+" "+name]
+	return t, ok && server == "bank"
+}
+
+func (k known) AgentFacts(s *ostiary.Subject) (gate.AgentFacts, error) {
+	return gate.AgentFacts{Zone: "office", Roles: []string{"clerk"}, Posture: ostiary.Posture{OK: true}, Mandate: ostiary.Mandate{ID: s.Mandate}}, k.unsure
+}
+
+func (k known) Session(_ context.Context, _ *ostiary.Subject, m ostiary.MandateID) (gate.SessionFacts, error) {
+	return gate.SessionFacts{Session: ostiary.Session{ID: "of " + ostiary.SessionID(m)}, Taint: []string{"server:inbox"}, Reads: 2}, nil
+}
+
+func (k known) Level(*ostiary.Subject, *ostiary.Action) ostiary.Containment { return k.contain }
+
+func (k known) resolve(a ostiary.Action) (*ostiary.Request, error) {
+	f := &gate.Resolver{
+		Tools: k, Registry: k, Sessions: k, Containments: k,
+		Servers: map[string]ostiary.Resource{"bank": {Server: "bank", Zone: "core", Trusted: true}}, Own: ostiary.Resource{Zone: "default"},
+		Clock: func() time.Time { return time.Unix(1e9, 0) },
+	}
+	return f.Resolve(context.Background(), ostiary.Subject{Agent: "spiffe://td/a", Principal: "person:dana", Mandate: "m"}, &gate.Call{Action: a})
+}
+
+func TestResolve(t *testing.T) {
+	pin := ostiary.DigestOf([]byte("pay"))
+	k := known{contain: ostiary.Throttled, tools: map[string]*ostiary.Tool{
+		"tool pay":     {State: ostiary.ToolPinned, Pin: pin},
+		"tool changed": {State: ostiary.ToolChanged, Pin: pin},
+		"tool odd":     {State: ostiary.ToolQuarantined, Pin: pin},
+		"tool new":     {State: ostiary.ToolUnpinned, Pin: pin},
+		"tool gone":    {State: ostiary.ToolGone, Pin: pin},
+		"prompt greet": {State: ostiary.ToolPinned, Pin: pin},
+	}}
+	for name, c := range map[string]struct {
+		action ostiary.Action
+		code   string
+		pinned bool
+	}{
+		"an accepted tool":        {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "pay"}, "", true},
+		"an accepted prompt":      {ostiary.Action{Method: "prompts/get", Server: "bank", Tool: "greet"}, "", true},
+		"a tool asked as prompt":  {ostiary.Action{Method: "prompts/get", Server: "bank", Tool: "pay"}, "unknown_prompt", false},
+		"D01 a changed tool":      {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "changed"}, "tool_changed", false},
+		"a quarantined tool":      {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "odd"}, "tool_quarantined", false},
+		"a tool nobody accepted":  {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "new"}, "unknown_tool", false},
+		"a tool that is gone":     {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "gone"}, "unknown_tool", false},
+		"a tool that never was":   {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "x"}, "unknown_tool", false},
+		"a server that never was": {ostiary.Action{Method: "tools/call", Server: "x", Tool: "pay"}, "unknown_server", false},
+		"the gateway's own list":  {ostiary.Action{Method: "tools/list"}, "", false},
+		"a method without a pin":  {ostiary.Action{Method: "resources/read", Server: "bank", Tool: "pay"}, "", false},
+	} {
+		r, err := k.resolve(c.action)
+		if c.code != "" {
+			if e := ostiary.AsError(err); r != nil || e == nil || e.Code != c.code {
+				t.Errorf("%s: %+v, %v", name, r, err)
+			}
+			continue
+		}
+		if err != nil || (r.Action.Pin == pin) != c.pinned {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+
+	r, err := k.resolve(ostiary.Action{Method: "tools/call", Server: "bank", Tool: "pay"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := r.Context
+	if !r.Resource.Trusted || r.Resource.Zone != "core" || x.Containment != ostiary.Throttled || x.Mandate.ID != "m" || x.Session.ID != "of m" ||
+		x.Zone != "office" || len(x.Roles) != 1 || !x.Posture.OK || x.ReadsTainted != 2 || len(x.Taint) != 1 || x.Principal != "person:dana" || x.Now.IsZero() {
+		t.Errorf("something known was left out: %+v of %+v", x, r.Resource)
+	}
+	k.unsure = errInjected
+	if _, err := k.resolve(ostiary.Action{Method: "tools/list"}); err == nil {
+		t.Error("what is not known is an error, never a gap")
+	}
+}
