@@ -65,6 +65,9 @@ func (a *Authority) fromSVID(d *directory, now time.Time, c ostiary.Credentials)
 	if err != nil {
 		return ostiary.Subject{}, err
 	}
+	if p.issued.Before(g.moved) {
+		return refuse(errors.New("the agent's principal has changed since the certificate was issued"))
+	}
 	return ostiary.Subject{
 		Agent: p.agent, Principal: g.Principal, Chain: g.chain, Key: p.key, Bound: true, Mandate: g.Mandate,
 		Via: ostiary.ViaSVID, Serial: p.serial, Issued: p.issued, Expires: p.ends, Epoch: d.epoch,

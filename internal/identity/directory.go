@@ -32,6 +32,7 @@ type directory struct {
 type agent struct {
 	AgentRecord
 	chain []ostiary.AgentID // the agent alone; shared, so nobody appends to it
+	moved time.Time         // since when it acts for its principal; zero if it never acted for another
 }
 
 // standing is a verified mandate and the text it was verified from.
@@ -79,9 +80,10 @@ func (a *Authority) Refresh(ctx context.Context) error {
 	}
 	for _, r := range agents {
 		r.Roles = slices.Clone(r.Roles)
-		d.agents[r.ID] = &agent{r, []ostiary.AgentID{r.ID}}
+		d.agents[r.ID] = &agent{AgentRecord: r, chain: []ostiary.AgentID{r.ID}}
 	}
 	a.readMandates(d, mandates)
+	d.readMoves()
 	d.readRevocations(revocations)
 	a.dir.Store(d)
 	return nil
@@ -108,6 +110,32 @@ func (a *Authority) readMandates(d *directory, records []MandateRecord) {
 			continue
 		}
 		d.mandates[r.ID] = standing{m, r.JWS}
+	}
+}
+
+// readMoves finds out since when each agent acts for its present principal:
+// from the first standing mandate after the last one of another. A
+// certificate says nothing of the principal, so one that is older was issued
+// to act for somebody else.
+func (d *directory) readMoves() {
+	last := map[ostiary.AgentID]time.Time{} // begin of the last mandate of another principal
+	for _, m := range d.mandates {
+		if g, ok := d.agents[m.Agent]; ok && m.Standing && m.Principal != g.Principal && m.NotBefore.After(last[m.Agent]) {
+			last[m.Agent] = m.NotBefore
+		}
+	}
+	for id := range last {
+		d.agents[id].moved = d.agents[id].Enrolled.Truncate(time.Microsecond) // exact to what serial numbers tell, if the present enrolment changed it
+	}
+	for _, m := range d.mandates {
+		other, moved := last[m.Agent]
+		g := d.agents[m.Agent]
+		if !moved || !m.Standing || m.Principal != g.Principal || m.ID == g.Mandate || m.NotBefore.Before(other) {
+			continue
+		}
+		if from := m.NotBefore.Add(backdate); from.Before(g.moved) {
+			g.moved = from
+		}
 	}
 }
 

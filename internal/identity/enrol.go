@@ -274,6 +274,9 @@ func (a *Authority) Return(ctx context.Context, svidDER, csrDER []byte) ([][]byt
 		return nil, AgentRecord{}, err
 	}
 	g, err := d.stands(now, p.agent, "")
+	if err == nil && p.issued.Before(g.moved) {
+		_, err = refuse(errors.New("the agent's principal has changed since the SVID was issued"))
+	}
 	if err != nil {
 		return nil, AgentRecord{}, err
 	}

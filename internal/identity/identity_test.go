@@ -566,3 +566,45 @@ func BenchmarkAuthenticate(b *testing.B) {
 	run("token", ostiary.Credentials{Bearer: token, Audience: "aud", Encrypted: true})
 	run("held", ostiary.Credentials{Held: &s})
 }
+
+// TestOldCertificateKeepsNobody: joining again on somebody else's authority
+// must not put an old certificate, wherever it is, under the new one.
+func TestOldCertificateKeepsNobody(t *testing.T) {
+	b := open(t)
+	id, err := b.AgentID("buyer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrol := func(who ostiary.PrincipalID) (ostiary.Credentials, [][]byte, *ecdsa.PrivateKey) {
+		secret, _, err := b.MintJoinToken(t.Context(), identity.JoinToken{Agent: id, Principal: who}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := newKey(t)
+		chain, _, err := b.Enrol(t.Context(), string(secret.Reveal()), csr(t, key, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return svid(parse(t, chain[0])), chain, key
+	}
+	dana, chain, key := enrol("person:dana")
+	again, _, _ := enrol("person:dana")
+	for _, c := range []ostiary.Credentials{dana, again} {
+		if s, err := b.Authenticate(t.Context(), c); err != nil || s.Principal != "person:dana" {
+			t.Errorf("%+v %v", s, err)
+		}
+	}
+	b.pass(time.Second)
+	erin, _, _ := enrol("person:erin")
+	if s, err := b.Authenticate(t.Context(), erin); err != nil || s.Principal != "person:erin" {
+		t.Errorf("%+v %v", s, err)
+	}
+	for _, c := range []ostiary.Credentials{dana, again} {
+		if s, err := b.Authenticate(t.Context(), c); ostiary.KindOf(err) != ostiary.Unauthenticated {
+			t.Errorf("dana's certificate now acts for %s, %v", s.Principal, err)
+		}
+	}
+	if _, _, err := b.Return(t.Context(), chain[0], csr(t, key, nil)); ostiary.KindOf(err) != ostiary.Unauthenticated {
+		t.Error("dana's certificate was exchanged for one of erin's:", err)
+	}
+}
