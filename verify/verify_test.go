@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -404,7 +405,12 @@ func TestParseKeys(t *testing.T) {
 	if err != nil || len(keys) != 2 || keys[KeyID(&ec.PublicKey)] == nil || keys[KeyID(ed.Public())] == nil {
 		t.Errorf("%v %v", keys, err)
 	}
-	for _, bad := range []string{"", "no pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"} {
+	if KeyID(&rsa.PublicKey{}) != "" {
+		t.Error("a key that no gateway signs with has a name")
+	}
+	der, _ := x509.MarshalPKIXPublicKey(ed.Public())
+	other := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	for _, bad := range []string{"", "no pem", other, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"} {
 		if _, err := ParseKeys([]byte(bad)); err == nil {
 			t.Errorf("%q: accepted", bad)
 		}

@@ -58,7 +58,7 @@ func TestResolve(t *testing.T) {
 		"an accepted tool":        {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "pay"}, "", true},
 		"an accepted prompt":      {ostiary.Action{Method: "prompts/get", Server: "bank", Tool: "greet"}, "", true},
 		"a tool asked as prompt":  {ostiary.Action{Method: "prompts/get", Server: "bank", Tool: "pay"}, "unknown_prompt", false},
-		"D01 a changed tool":      {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "changed"}, "tool_changed", false},
+		"C01 a changed tool":      {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "changed"}, "tool_changed", false},
 		"a quarantined tool":      {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "odd"}, "tool_quarantined", false},
 		"a tool nobody accepted":  {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "new"}, "unknown_tool", false},
 		"a tool that is gone":     {ostiary.Action{Method: "tools/call", Server: "bank", Tool: "gone"}, "unknown_tool", false},
