@@ -19,7 +19,7 @@ import (
 	"github.com/ostiary/ostiary"
 )
 
-// maxCached bounds the sessions held in memory. Beyond it the oldest half is
+// maxCached bounds the sessions held in memory. Beyond it half of them, any, are
 // dropped and read again from the store when needed; their read counts since
 // start-up are lost with them, so it is far above any real fleet of agents.
 const maxCached = 100_000
@@ -144,23 +144,33 @@ func (s *Sessions) forgetHalf() {
 // nothing of the content may be released: a session whose history was lost
 // would be clean again after a restart.
 func (s *Sessions) Taint(id ostiary.SessionID, source string) error {
+	x := s.find(id)
+	for {
+		var err error
+		if x != nil {
+			err = x.add(s, source)
+		} else { // forgotten from memory; the store still knows it
+			err = s.save(id, source)
+		}
+		if err != nil || x != nil && x == s.find(id) {
+			return err
+		}
+		// The session is not in memory, or it was forgotten just now: whoever
+		// is reading it from the store reads it again, and whoever did hears.
+		s.mu.Lock()
+		s.unseen++
+		x = s.byID[id]
+		s.mu.Unlock()
+		if x == nil {
+			return nil
+		}
+	}
+}
+
+func (s *Sessions) find(id ostiary.SessionID) *session {
 	s.mu.RLock()
-	x := s.byID[id]
-	s.mu.RUnlock()
-	if x != nil {
-		return x.add(s, source)
-	}
-	if err := s.save(id, source); err != nil { // forgotten from memory; the store still knows it
-		return err
-	}
-	s.mu.Lock()
-	s.unseen++ // whoever is reading the session now reads it again
-	x = s.byID[id]
-	s.mu.Unlock()
-	if x != nil {
-		return x.add(s, source)
-	}
-	return nil
+	defer s.mu.RUnlock()
+	return s.byID[id]
 }
 
 func (x *session) add(s *Sessions, source string) error {

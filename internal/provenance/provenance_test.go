@@ -17,6 +17,7 @@ type disk struct {
 	fail     error  // what TaintSession reports
 	done     bool   // it happened all the same
 	between  func() // runs after OpenSession has read
+	before   func() // runs before TaintSession writes
 }
 
 func newDisk() *disk { return &disk{sessions: map[key]*SessionRecord{}} }
@@ -38,6 +39,10 @@ func (d *disk) OpenSession(_ context.Context, fresh SessionRecord) (SessionRecor
 func (d *disk) TaintSession(_ context.Context, id ostiary.SessionID, source string) error {
 	if d.fail != nil && !d.done {
 		return d.fail
+	}
+	if f := d.before; f != nil {
+		d.before = nil
+		f()
 	}
 	for _, r := range d.sessions {
 		if r.ID == id && !slices.Contains(r.Taint, source) {
@@ -112,5 +117,85 @@ func TestTaintOfForgottenSession(t *testing.T) {
 	}
 	if got := open(t, s).Taint; !slices.Equal(got, []string{"server:inbox"}) {
 		t.Errorf("the session in memory has taint %q, the stored one has one", got)
+	}
+}
+
+// TestTaintOfSessionForgottenMeanwhile: memory drops the session while its
+// taint is written, and somebody reads it again before the taint is there.
+func TestTaintOfSessionForgottenMeanwhile(t *testing.T) {
+	d := newDisk()
+	s := NewSessions(d, time.Now)
+	id := open(t, s).Session.ID
+	d.before = func() {
+		s.byKey, s.byID = map[key]*session{}, map[ostiary.SessionID]*session{}
+		open(t, s)
+	}
+	if err := s.Taint(id, "server:inbox"); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, s).Taint; !slices.Equal(got, []string{"server:inbox"}) {
+		t.Errorf("taint %q (law 6)", got)
+	}
+}
+
+// Two calls that open a session at once share it: the slower one does not put
+// what it read before the other was tainted in its place.
+func TestTaintWhileAnotherOpens(t *testing.T) {
+	d := newDisk()
+	s := NewSessions(d, time.Now)
+	d.between = func() {
+		if err := s.Taint(open(t, s).Session.ID, "server:inbox"); err != nil {
+			t.Error(err)
+		}
+	}
+	for range 2 {
+		if got := open(t, s).Taint; !slices.Equal(got, []string{"server:inbox"}) {
+			t.Errorf("taint %q (law 6)", got)
+		}
+	}
+}
+
+// A source taints once, in order, and what was handed out before stays as it was.
+func TestTaintIsASet(t *testing.T) {
+	s := NewSessions(newDisk(), time.Now)
+	id := open(t, s).Session.ID
+	var before State
+	for i, source := range []string{"server:web", "server:inbox", "server:web"} {
+		if err := s.Taint(id, source); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			before = open(t, s)
+		}
+	}
+	if st := open(t, s); !slices.Equal(st.Taint, []string{"server:inbox", "server:web"}) || st.Reads != 3 {
+		t.Errorf("%+v", st)
+	}
+	if !slices.Equal(before.Taint, []string{"server:web"}) || before.Reads != 1 {
+		t.Errorf("a state changed after it was read: %+v", before)
+	}
+}
+
+// Memory is bounded, and forgetting loses nothing.
+func TestForgetting(t *testing.T) {
+	d := newDisk()
+	s := NewSessions(d, time.Now)
+	id := open(t, s).Session.ID
+	if err := s.Taint(id, "server:inbox"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxCached {
+		k := key{agent: ostiary.AgentID(fmt.Sprint(i))}
+		x := &session{key: k, id: ostiary.SessionID(fmt.Sprint(i))}
+		s.byKey[k], s.byID[x.id] = x, x
+	}
+	if _, err := s.Open(context.Background(), "spiffe://td/b", "person:dana", "m"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.byKey); n > maxCached/2+2 || n < maxCached/2-2 || n != len(s.byID) {
+		t.Errorf("%d sessions in memory, %d by id, at most %d", n, len(s.byID), maxCached)
+	}
+	if st := open(t, s); st.Session.ID != id || !slices.Equal(st.Taint, []string{"server:inbox"}) {
+		t.Errorf("%+v", st)
 	}
 }
