@@ -43,12 +43,6 @@ func (f *Fault) Unwrap() error {
 // Month returns the month of an origin, its last segment.
 func Month(origin string) string { return origin[strings.LastIndexByte(origin, '/')+1:] }
 
-// Deployment returns the deployment of an origin, its first segment.
-func Deployment(origin string) string {
-	d, _, _ := strings.Cut(origin, "/")
-	return d
-}
-
 // Chain is what is known of a log up to a place in it, and the one function
 // that checks the next batch: recovery and verification both go through it.
 // Not safe for concurrent use.

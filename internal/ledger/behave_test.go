@@ -443,7 +443,7 @@ func TestDeploymentLog(t *testing.T) {
 	}
 }
 
-func TestReaderAndIndexer(t *testing.T) {
+func TestReadAndIndex(t *testing.T) {
 	w := newWorld(t.TempDir())
 	l := w.open(t)
 	for i := range 20 {
@@ -476,18 +476,11 @@ func TestReaderAndIndexer(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || seen != 22 {
 		t.Errorf("followed %d, %v", seen, err)
 	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	r, err := ledger.OpenReader(w.Dir, w.Wrap, w.control)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rec, err := r.Entry(t.Context(), ostiary.EntryRef{Index: 5})
+	rec, err := l.Entry(t.Context(), ostiary.EntryRef{Index: 5})
 	if err != nil || string(rec.Entry.Payload.Arguments) != `{"amount":4}` {
 		t.Errorf("%+v, %v", rec, err)
 	}
-	_, err = r.Entry(t.Context(), ostiary.EntryRef{Index: 5000})
+	_, err = l.Entry(t.Context(), ostiary.EntryRef{Index: 5000})
 	wantKind(t, "beyond the end", err, ostiary.NotFound, "")
 }
 

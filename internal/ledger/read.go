@@ -21,22 +21,9 @@ type Record struct {
 	Sealed []byte        // the sealed payload, empty if there is none
 }
 
-// DataKeys returns wrapped data keys. A [Control] does.
-type DataKeys interface {
-	DataKey(ctx context.Context, name string) ([]byte, error)
-}
-
-// reading finds and opens entries, in a log that is written to as in a copy.
-type reading struct {
-	volumes    func() []*volume
-	deployment string
-	wrap       AEAD
-	keys       DataKeys
-}
-
 // Newest returns the newest durable entry, the zero EntryRef if there is none.
-func (r *reading) newest() ostiary.EntryRef {
-	for _, v := range slices.Backward(r.volumes()) {
+func (l *Log) Newest() ostiary.EntryRef {
+	for _, v := range slices.Backward(l.all()) {
 		if n := v.head.Load().Size; n > 0 {
 			return v.ref(n - 1)
 		}
@@ -44,10 +31,9 @@ func (r *reading) newest() ostiary.EntryRef {
 	return ostiary.EntryRef{}
 }
 
-// volume finds the log of a month, the newest one for "".
-func (r *reading) volume(month string) (*volume, error) {
-	all := r.volumes()
-	for _, v := range slices.Backward(all) {
+// find returns the log of a month, the newest one for "".
+func (l *Log) find(month string) (*volume, error) {
+	for _, v := range slices.Backward(l.all()) {
 		if month == "" || v.month == month {
 			return v, nil
 		}
@@ -55,8 +41,11 @@ func (r *reading) volume(month string) (*volume, error) {
 	return nil, ostiary.Errorf(ostiary.NotFound, "no_entry", "there is no log of %s", month)
 }
 
-func (r *reading) entry(ctx context.Context, ref ostiary.EntryRef) (*Record, error) {
-	v, err := r.volume(ref.Month)
+// Entry reads one durable entry with its payload. A reference without a month
+// means the newest log. NotFound if there is no such entry; NotFound of code
+// "key_destroyed", with the Record, if its payload was erased.
+func (l *Log) Entry(ctx context.Context, ref ostiary.EntryRef) (*Record, error) {
+	v, err := l.find(ref.Month)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +57,7 @@ func (r *reading) entry(ctx context.Context, ref ostiary.EntryRef) (*Record, err
 	if err != nil {
 		return nil, err
 	}
-	return rec, r.unseal(ctx, rec)
+	return rec, l.Unseal(ctx, rec)
 }
 
 // decode turns a stored record into what readers work with. It copies.
@@ -104,28 +93,26 @@ func entryOf(e *proof.Entry) ostiary.Entry {
 	return x
 }
 
-// unseal opens the record's payload into its Entry. NotFound of code
-// "key_destroyed" means that its key was destroyed, so nobody can.
-func (r *reading) unseal(ctx context.Context, rec *Record) error {
+// Unseal opens the payload of a record that [Log.Follow] or [Log.Each]
+// delivered into its Entry. NotFound of code "key_destroyed" means that its key
+// was destroyed, so nobody can.
+func (l *Log) Unseal(ctx context.Context, rec *Record) error {
 	if len(rec.Sealed) == 0 {
 		return nil
 	}
-	if r.wrap == nil || r.keys == nil {
-		return ostiary.Errorf(ostiary.Unavailable, "no_data_key", "no key to open payloads with")
-	}
 	name := keyName(rec.Full.Key)
-	wrapped, err := r.keys.DataKey(ctx, name)
+	wrapped, err := l.opt.Control.DataKey(ctx, name)
 	if err != nil && ostiary.KindOf(err) == ostiary.NotFound {
 		return ostiary.Errorf(ostiary.NotFound, "key_destroyed", "the key of this payload is gone").Because(err)
 	}
 	if err != nil {
 		return ostiary.Errorf(ostiary.Unavailable, "no_data_key", "the key of this payload cannot be loaded").Because(err)
 	}
-	key, err := unwrap(r.wrap, name, wrapped)
+	key, err := unwrap(l.opt.Wrap, name, wrapped)
 	if err != nil {
 		return ostiary.Errorf(ostiary.Unavailable, "no_data_key", "the key of this payload cannot be unwrapped").Because(err)
 	}
-	payload, err := key.OpenPayload(r.deployment, rec.Full, rec.Sealed)
+	payload, err := key.OpenPayload(l.opt.Deployment, rec.Full, rec.Sealed)
 	if err != nil {
 		return err
 	}
@@ -137,9 +124,9 @@ func (r *reading) unseal(ctx context.Context, rec *Record) error {
 }
 
 // each visits all durable entries from a place on, once.
-func (r *reading) each(from ostiary.EntryRef, visit func(*Record) error) (next ostiary.EntryRef, err error) {
+func (l *Log) each(from ostiary.EntryRef, visit func(*Record) error) (next ostiary.EntryRef, err error) {
 	next = from
-	for _, v := range r.volumes() {
+	for _, v := range l.all() {
 		if v.month < from.Month {
 			continue
 		}
@@ -177,37 +164,19 @@ func (v *volume) prove(index uint64) ([]byte, error) {
 	return p.Format(), nil
 }
 
-func (l *Log) reading() *reading {
-	return &reading{volumes: l.all, deployment: l.opt.Deployment, wrap: l.opt.Wrap, keys: l.opt.Control}
-}
-
 func (l *Log) all() []*volume {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.volumes[:len(l.volumes):len(l.volumes)]
 }
 
-// Newest returns the newest durable entry, the zero EntryRef if there is none.
-func (l *Log) Newest() ostiary.EntryRef { return l.reading().newest() }
-
-// Entry reads one durable entry with its payload. A reference without a month
-// means the newest log. NotFound if there is no such entry; NotFound of code
-// "key_destroyed", with the Record, if its payload was erased.
-func (l *Log) Entry(ctx context.Context, ref ostiary.EntryRef) (*Record, error) {
-	return l.reading().entry(ctx, ref)
-}
-
-// Unseal opens the payload of a record that [Log.Follow] delivered.
-func (l *Log) Unseal(ctx context.Context, rec *Record) error { return l.reading().unseal(ctx, rec) }
-
 // Follow visits every durable entry from a place on, in order, then waits for
 // more until ctx ends or visit fails. The zero EntryRef is the very first.
 func (l *Log) Follow(ctx context.Context, from ostiary.EntryRef, visit func(*Record) error) error {
-	r := l.reading()
 	for {
 		grew := l.grew.wait()
 		var err error
-		if from, err = r.each(from, visit); err != nil {
+		if from, err = l.each(from, visit); err != nil {
 			return err
 		}
 		select {
@@ -222,14 +191,14 @@ func (l *Log) Follow(ctx context.Context, from ostiary.EntryRef, visit func(*Rec
 
 // Each visits every entry that is durable now, from a place on, in order.
 func (l *Log) Each(from ostiary.EntryRef, visit func(*Record) error) error {
-	_, err := l.reading().each(from, visit)
+	_, err := l.each(from, visit)
 	return err
 }
 
 // Prove returns the C2SP tlog-proof of an entry, under the newest checkpoint
 // of its log.
 func (l *Log) Prove(ref ostiary.EntryRef) ([]byte, error) {
-	v, err := l.reading().volume(ref.Month)
+	v, err := l.find(ref.Month)
 	if err != nil {
 		return nil, err
 	}
