@@ -141,9 +141,6 @@ func (p *payload) encode() ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// Digest names a signed mandate: SHA-256 over its compact form.
-func Digest(jws string) ostiary.Digest { return ostiary.DigestOf([]byte(jws)) }
-
 // Verify reads a mandate signed by this signer's key. It does not judge time.
 func (s *Signer) Verify(jws string) (ostiary.Mandate, error) {
 	m, err := Verify(jws, s.issuer, &s.key.PublicKey)

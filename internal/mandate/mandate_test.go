@@ -39,7 +39,7 @@ func standing() ostiary.Mandate {
 
 func TestRoundTrip(t *testing.T) {
 	s := signer(t)
-	parent := Digest("x")
+	parent := ostiary.DigestOf([]byte("x"))
 	jws, err := s.IssueUnder(standing(), parent)
 	if err != nil {
 		t.Fatal(err)
