@@ -60,8 +60,8 @@ type Status struct {
 
 // Key is a public key of this installation, for those who verify.
 type Key struct {
-	Use string `json:"use"` // "requests" to tool servers, "snapshots", "log <origin>"
-	ID  string `json:"id"`
+	Use string `json:"use"` // "requests to tool servers", "policy snapshots", "mandates", "log"
+	ID  string `json:"id"`  // of a log its origin
 	Key string `json:"key"` // PEM, or a signed-note verifier key for logs
 }
 

@@ -38,14 +38,14 @@ func routes() []route {
 	return []route{
 		{"GET /v1/status", (*Control).getStatus},
 		{"GET /v1/agents", (*Control).getAgents},
-		{"POST /v1/agents/join", (*Control).postJoin},
-		{"POST /v1/agents/add", (*Control).postAgent},
-		{"POST /v1/revocations", (*Control).postRevocation},
-		{"POST /v1/tokens", (*Control).postToken},
+		{"POST /v1/agents/join", taking((*Control).postJoin)},
+		{"POST /v1/agents/add", taking((*Control).postAgent)},
+		{"POST /v1/revocations", taking((*Control).postRevocation)},
+		{"POST /v1/tokens", taking((*Control).postToken)},
 		{"GET /v1/tools", (*Control).getTools},
 		{"GET /v1/tools/diff", (*Control).getDiff},
-		{"POST /v1/tools/read", (*Control).postRead},
-		{"POST /v1/tools/accept", (*Control).postAccept},
+		{"POST /v1/tools/read", taking((*Control).postRead)},
+		{"POST /v1/tools/accept", taking((*Control).postAccept)},
 		{"POST /v1/policy/load", (*Control).postPolicy},
 		{"GET /v1/log", (*Control).getLog},
 		{"GET /v1/log/entry", (*Control).getStory},
@@ -104,6 +104,17 @@ func cause(e *ostiary.Error) string {
 	}
 	text := strings.ReplaceAll(e.Err.Error(), gate.ErrNotSent.Error()+": ", "") // said by the kind of error already
 	return strings.ToValidUTF8(text[:min(maxCause, len(text))], "")
+}
+
+// taking is an operation that takes a body.
+func taking[In any](do func(c *Control, ctx context.Context, in In) (any, error)) func(*Control, *http.Request) (any, error) {
+	return func(c *Control, r *http.Request) (any, error) {
+		var in In
+		if err := body(r, &in); err != nil {
+			return nil, err
+		}
+		return do(c, r.Context(), in)
+	}
 }
 
 // body reads a JSON request, strictly, into v: one document, no duplicate or
@@ -219,16 +230,12 @@ func parseLife(s string) (time.Duration, error) {
 	return d, nil
 }
 
-func (c *Control) postJoin(r *http.Request) (any, error) {
-	var in AgentRequest
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
+func (c *Control) postJoin(ctx context.Context, in AgentRequest) (any, error) {
 	t, life, err := c.joinToken(in)
 	if err != nil {
 		return nil, err
 	}
-	secret, t, err := c.o.Authority.MintJoinToken(r.Context(), t, life)
+	secret, t, err := c.o.Authority.MintJoinToken(ctx, t, life)
 	if err != nil {
 		return nil, err
 	}
@@ -247,16 +254,12 @@ func forgottenKey() ([]byte, error) {
 // postAgent enrols an agent that will hold no key of its own: the gateway
 // joins it with a key that is forgotten at once, so that only bearer tokens
 // ever speak for it.
-func (c *Control) postAgent(r *http.Request) (any, error) {
-	var in AgentRequest
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
+func (c *Control) postAgent(ctx context.Context, in AgentRequest) (any, error) {
 	t, life, err := c.joinToken(in)
 	if err != nil {
 		return nil, err
 	}
-	secret, _, err := c.o.Authority.MintJoinToken(r.Context(), t, life)
+	secret, _, err := c.o.Authority.MintJoinToken(ctx, t, life)
 	if err != nil {
 		return nil, err
 	}
@@ -264,18 +267,14 @@ func (c *Control) postAgent(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, rec, err := c.o.Authority.Enrol(r.Context(), string(secret.Reveal()), csr)
+	_, rec, err := c.o.Authority.Enrol(ctx, string(secret.Reveal()), csr)
 	if err != nil {
 		return nil, err
 	}
 	return c.agent(rec), nil
 }
 
-func (c *Control) postRevocation(r *http.Request) (any, error) {
-	var in RevokeRequest
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
+func (c *Control) postRevocation(ctx context.Context, in RevokeRequest) (any, error) {
 	known := true
 	if in.Kind == string(identity.RevokeAgent) {
 		id, err := c.agentID(in.Subject)
@@ -284,18 +283,14 @@ func (c *Control) postRevocation(r *http.Request) (any, error) {
 		}
 		in.Subject, known = string(id), c.o.Authority.State(id) != ""
 	}
-	epoch, err := c.o.Authority.Revoke(r.Context(), identity.Revocation{Kind: identity.RevocationKind(in.Kind), Subject: in.Subject, Reason: in.Reason, At: c.o.Clock()})
+	epoch, err := c.o.Authority.Revoke(ctx, identity.Revocation{Kind: identity.RevocationKind(in.Kind), Subject: in.Subject, Reason: in.Reason, At: c.o.Clock()})
 	if err != nil {
 		return nil, err
 	}
 	return Revoked{Epoch: epoch, Known: known}, nil
 }
 
-func (c *Control) postToken(r *http.Request) (any, error) {
-	var in TokenRequest
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
+func (c *Control) postToken(ctx context.Context, in TokenRequest) (any, error) {
 	id, err := c.agentID(in.Agent)
 	if err != nil {
 		return nil, err
@@ -311,7 +306,7 @@ func (c *Control) postToken(r *http.Request) (any, error) {
 		}
 		audience += "/" + in.Server
 	}
-	secret, expires, err := c.o.Authority.MintToken(r.Context(), id, audience, life)
+	secret, expires, err := c.o.Authority.MintToken(ctx, id, audience, life)
 	if err != nil {
 		return nil, err
 	}
@@ -329,13 +324,18 @@ func (c *Control) getTools(r *http.Request) (any, error) {
 	if kind != "" && !slices.ContainsFunc(lists, func(l list) bool { return l.kind == kind }) {
 		return nil, ostiary.Errorf(ostiary.Malformed, "kind", "write tool, prompt, resource or template").At("kind")
 	}
+	return c.tools(server, kind, q.Get("definitions") == "true"), nil
+}
+
+// tools lists definitions of a server and kind, "" for any.
+func (c *Control) tools(server, kind string, definitions bool) []Tool {
 	out := []Tool{}
 	for _, t := range c.o.Book.Tools() {
 		if (server == "" || server == t.Server) && (kind == "" || kind == t.Kind) {
-			out = append(out, toolOf(t, q.Get("definitions") == "true"))
+			out = append(out, toolOf(t, definitions))
 		}
 	}
-	return out, nil
+	return out
 }
 
 func toolOf(t *ostiary.Tool, definition bool) Tool {
@@ -375,48 +375,30 @@ func (c *Control) known(server string) error {
 	return nil
 }
 
-func (c *Control) postRead(r *http.Request) (any, error) {
-	var in ToolRequest
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
+func (c *Control) postRead(ctx context.Context, in ToolRequest) (any, error) {
 	if err := c.known(in.Server); err != nil {
 		return nil, err
 	}
-	if _, err := c.Discover(r.Context(), in.Server); err != nil {
+	if _, err := c.Discover(ctx, in.Server); err != nil {
 		return nil, err
 	}
-	return c.toolsOf(in.Server), nil
-}
-
-func (c *Control) toolsOf(server string) []Tool {
-	out := []Tool{}
-	for _, t := range c.o.Book.Tools() {
-		if t.Server == server {
-			out = append(out, toolOf(t, false))
-		}
-	}
-	return out
+	return c.tools(in.Server, "", false), nil
 }
 
 // postAccept reads the server once more, so that what is accepted is what it
 // says now, and accepts it if that is what it said before.
-func (c *Control) postAccept(r *http.Request) (any, error) {
-	var in ToolRequest
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
+func (c *Control) postAccept(ctx context.Context, in ToolRequest) (any, error) {
 	if err := c.known(in.Server); err != nil {
 		return nil, err
 	}
 	before := c.offers(in.Server)
-	if _, err := c.Discover(r.Context(), in.Server); err != nil {
+	if _, err := c.Discover(ctx, in.Server); err != nil {
 		return nil, err
 	}
 	if err := c.moved(in, before); err != nil {
 		return nil, err
 	}
-	tools, p, err := c.acceptWhat(r.Context(), in)
+	tools, p, err := c.acceptWhat(ctx, in)
 	out := Accepted{Snapshot: p.Number, Problems: PolicyProblems(p.Problems), Tools: []Tool{}}
 	for i := range tools {
 		out.Tools = append(out.Tools, toolOf(&tools[i], false))
