@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/mcpwire"
 )
 
 // Header is an argument that the caller repeats in a header, as the tool's
@@ -44,7 +45,7 @@ func headers(schema ostiary.Value) (hs []Header, ps []problem) {
 			valid[start] = true
 			typ, h := p.Get("type").Text(), m.Text()
 			switch {
-			case !token(h):
+			case !mcpwire.IsToken(h):
 				ps = append(ps, problem{hard: true, at: at + "/" + mark, text: "is not a header name"})
 			case seen[strings.ToLower(h)]:
 				ps = append(ps, problem{hard: true, at: at + "/" + mark, text: "names a header that is named twice"})
@@ -77,15 +78,4 @@ func strayMarks(v ostiary.Value, at, mark string, valid map[int]bool, ps *[]prob
 	for i, e := range v.Elements() {
 		strayMarks(e, ostiary.Pointer(at, itoa(i)), mark, valid, ps)
 	}
-}
-
-// token is an RFC 9110 token, section 5.6.2.
-func token(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
-			return false
-		}
-	}
-	return s != ""
 }

@@ -164,7 +164,7 @@ func paramsIn(h http.Header, properties, arguments ostiary.Value, depth int) err
 		if mark := p.Get("x-mcp-header"); mark.Exists() && v.Kind() != ostiary.Null {
 			text, ok := headerText(v)
 			key := http.CanonicalHeaderKey(mcpwire.HeaderParamPrefix + mark.Text())
-			if !ok || !token(mark.Text()) || h[key] != nil || len(h) > maxBindings {
+			if !ok || !mcpwire.IsToken(mark.Text()) || h[key] != nil || len(h) > maxBindings {
 				return ostiary.Errorf(ostiary.Malformed, "param_header", "the argument cannot be repeated in a header as the tool's definition demands").At("/params/arguments/" + name)
 			}
 			h[key] = []string{mcpwire.EncodeHeader(text)}
@@ -191,14 +191,4 @@ func headerText(v ostiary.Value) (string, bool) {
 		return v.Literal(), ok && n > -1<<53 && n < 1<<53
 	}
 	return "", false
-}
-
-func token(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
-			return false
-		}
-	}
-	return s != ""
 }

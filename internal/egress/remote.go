@@ -241,7 +241,7 @@ func (r *remote) refused(w *watch, resp *http.Response, id int64, s *session) (g
 		return nil, err
 	}
 	w.stop()
-	return &finalReply{frame: gate.Frame{Kind: gate.FrameError, Body: m.Error}}, nil
+	return gate.Whole(gate.FrameError, m.Error), nil
 }
 
 // wrongEra reports whether a refusal may mean that the server speaks the other
@@ -259,25 +259,6 @@ func (r *remote) wrongEra(status int, m mcpwire.Message, err error, s *session) 
 	}
 	return false
 }
-
-// finalReply is a reply that is already whole.
-type finalReply struct {
-	frame gate.Frame
-	done  bool
-}
-
-func (f *finalReply) Next(context.Context) (gate.Frame, error) {
-	if f.done {
-		return gate.Frame{}, io.EOF
-	}
-	f.done = true
-	return f.frame, nil
-}
-
-func (f *finalReply) Answer(context.Context, string, gate.FrameKind, []byte) error {
-	return ostiary.Errorf(ostiary.NotFound, "answer", "nothing was asked")
-}
-func (f *finalReply) Close() error { return nil }
 
 // headers returns a request's headers, all of them ours.
 func (r *remote) headers(d *gate.Dispatch, s *session) http.Header {

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/ostiary/ostiary"
 )
@@ -72,6 +73,31 @@ type Stream interface {
 	Answer(ctx context.Context, id string, kind FrameKind, body []byte) error
 	Close() error
 }
+
+// Whole returns a reply that is already there: one final frame, and nothing
+// asked.
+func Whole(kind FrameKind, body ostiary.Value) Stream {
+	return &whole{frame: Frame{Kind: kind, Body: body}}
+}
+
+type whole struct {
+	frame Frame
+	read  bool
+}
+
+func (w *whole) Next(context.Context) (Frame, error) {
+	if w.read {
+		return Frame{}, io.EOF
+	}
+	w.read = true
+	return w.frame, nil
+}
+
+func (w *whole) Answer(context.Context, string, FrameKind, []byte) error {
+	return ostiary.Errorf(ostiary.Conflict, "nothing_asked", "nothing was asked")
+}
+
+func (w *whole) Close() error { return nil }
 
 // Reply is what Handle returns for a call that was let through.
 type Reply struct {

@@ -69,3 +69,15 @@ func plainHeader(s string) bool {
 func looksEncoded(s string) bool {
 	return len(s) >= len(sentinel) && strings.EqualFold(s[:len(sentinel)], sentinel)
 }
+
+// IsToken reports whether s can stand in a header's name: a token of RFC 9110,
+// section 5.6.2.
+func IsToken(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
+			return false
+		}
+	}
+	return s != ""
+}

@@ -92,3 +92,14 @@ func FuzzDecodeHeader(f *testing.F) {
 		}
 	})
 }
+
+func TestIsToken(t *testing.T) {
+	for s, want := range map[string]bool{
+		"Amount": true, "x-1": true, "!#$%&'*+-.^_`|~": true,
+		"": false, "a b": false, "a:b": false, "a\r\nb": false, "a\x00": false, "é": false, `a"b`: false, "a/b": false, "a\x7f": false,
+	} {
+		if IsToken(s) != want {
+			t.Errorf("%q: %v", s, !want)
+		}
+	}
+}

@@ -237,9 +237,9 @@ func (x *visit) carry(ctx context.Context, f gate.Frame) (gate.Stream, error) {
 	select {
 	case m := <-answer:
 		if m.Kind == mcpwire.Error {
-			return &oneFrame{frame: gate.Frame{Kind: gate.FrameError, Body: m.Error}}, nil
+			return gate.Whole(gate.FrameError, m.Error), nil
 		}
-		return &oneFrame{frame: gate.Frame{Kind: gate.FrameResult, Body: m.Result}}, nil
+		return gate.Whole(gate.FrameResult, m.Result), nil
 	case <-x.session.ended:
 		return nil, ostiary.Errorf(ostiary.Upstream, "client_gone", "the client ended its session")
 	case <-t.C:

@@ -3,7 +3,6 @@ package mcp
 import (
 	"context"
 	"errors"
-	"io"
 	"strings"
 
 	"github.com/ostiary/ostiary"
@@ -161,25 +160,5 @@ func ourResult(b []byte) (gate.Stream, error) {
 	if err != nil {
 		return nil, ostiary.Errorf(ostiary.Internal, "own_result", "internal error").Because(errors.Join(err, gate.ErrNotSent))
 	}
-	return &oneFrame{frame: gate.Frame{Kind: gate.FrameResult, Body: doc.Root()}}, nil
+	return gate.Whole(gate.FrameResult, doc.Root()), nil
 }
-
-// oneFrame is a reply that is already there.
-type oneFrame struct {
-	frame gate.Frame
-	read  bool
-}
-
-func (s *oneFrame) Next(context.Context) (gate.Frame, error) {
-	if s.read {
-		return gate.Frame{}, io.EOF
-	}
-	s.read = true
-	return s.frame, nil
-}
-
-func (s *oneFrame) Answer(context.Context, string, gate.FrameKind, []byte) error {
-	return ostiary.Errorf(ostiary.Conflict, "nothing_asked", "nothing was asked")
-}
-
-func (s *oneFrame) Close() error { return nil }
