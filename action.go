@@ -105,6 +105,7 @@ const (
 	Suspended
 )
 
+// String returns the level's word, the zero level's for one that has none.
 func (c Containment) String() string {
 	if int(c) >= len(containmentNames) {
 		return containmentNames[0]

@@ -49,6 +49,7 @@ const (
 	Unknown                      // it may have happened; nobody can say
 )
 
+// String returns the disposition's word, "unknown" for one that has none.
 func (d Disposition) String() string {
 	if int(d) >= len(dispositionNames) {
 		return "unknown"

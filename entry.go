@@ -12,6 +12,7 @@ import (
 // entry has a place in a log.
 type EntryID [16]byte
 
+// IsZero reports whether it names no entry.
 func (id EntryID) IsZero() bool { return id == EntryID{} }
 
 // String returns 32 lower-case hex digits, "" for the zero EntryID.
@@ -29,8 +30,11 @@ type EntryRef struct {
 	Index uint64
 }
 
+// IsZero reports whether it refers to no entry.
 func (r EntryRef) IsZero() bool { return r.Month == "" }
 
+// String returns the form people use, "2026-11/1234", and "-" for the zero
+// EntryRef. [ParseEntryRef] reads it back.
 func (r EntryRef) String() string {
 	if r.IsZero() {
 		return "-"
@@ -76,6 +80,7 @@ const (
 	KindErasure             // destroyed keys
 )
 
+// String returns the kind's word, "kind" and its number for one that has none.
 func (k EntryKind) String() string {
 	if int(k) >= len(entryKindNames) {
 		return "kind" + strconv.Itoa(int(k))

@@ -80,6 +80,7 @@ func (e *Error) Error() string {
 	return s
 }
 
+// Unwrap returns the cause, which no caller is shown.
 func (e *Error) Unwrap() error { return e.Err }
 
 // AsError returns err as an *Error. What nobody classified becomes Internal

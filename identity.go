@@ -126,6 +126,8 @@ func (s Secret) Reveal() []byte { return s.b }
 // IsZero reports whether there is no secret.
 func (s Secret) IsZero() bool { return len(s.b) == 0 }
 
+// A Secret prints, formats, logs and marshals as the word "redacted".
+
 func (s Secret) String() string               { return "redacted" }
 func (s Secret) Format(f fmt.State, _ rune)   { f.Write([]byte("redacted")) }
 func (s Secret) LogValue() slog.Value         { return slog.StringValue("redacted") }
@@ -180,9 +182,15 @@ const (
 	ViaHeld        // a stored subject, confirmed again
 )
 
+// String returns the word of v, the zero Via's for one that has none.
 func (v Via) String() string {
-	return [...]string{"nothing", "svid", "token", "self", "held"}[v]
+	if int(v) >= len(viaNames) {
+		return viaNames[0]
+	}
+	return viaNames[v]
 }
+
+var viaNames = [...]string{"nothing", "svid", "token", "self", "held"}
 
 // Posture is the appraised result of attestation: what was concluded about
 // the agent's workload, and when. See RFC 9334. The zero Posture is not ok.

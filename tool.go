@@ -31,6 +31,12 @@ const (
 	ToolGone                         // accepted, and the server no longer offers it
 )
 
+// String returns the state's word, the zero state's for one that has none.
 func (s ToolState) String() string {
-	return [...]string{"unpinned", "pinned", "changed", "quarantined", "gone"}[s]
+	if int(s) >= len(toolStateNames) {
+		return toolStateNames[0]
+	}
+	return toolStateNames[s]
 }
+
+var toolStateNames = [...]string{"unpinned", "pinned", "changed", "quarantined", "gone"}
