@@ -86,6 +86,8 @@ func TestConfigRefuses(t *testing.T) {
 		{"wrong type", good + "servers: 3\n", "c.yaml:2"},
 		{"trust domain", "trust_domain: Example.org\n", "c.yaml:1: trust_domain"},
 		{"gateway", good + "gateway: deployment\n", "c.yaml:2: gateway"},
+		{"gateway's name", good + "gateway: Gw/1\n", "c.yaml:2: gateway: use lower-case"},
+		{"deployment's name", good + "deployment: ../x\n", "c.yaml:2: deployment: use lower-case"},
 		{"loopback open to the network", good + "listen:\n  loopback: 0.0.0.0:80\n", "c.yaml:3: listen.loopback: it must be a loopback address"},
 		{"loopback by name", good + "listen: {loopback: 'localhost:80'}\n", "listen.loopback"},
 		{"origin", good + "listen: {origins: ['https://a/b']}\n", "is no origin"},
