@@ -139,15 +139,6 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// idle is how long a reply to a method may be silent. A subscription may be
-// silent as long as it lives.
-func (l *Limits) idle(method string) time.Duration {
-	if method == mcpwire.MethodSubscriptions {
-		return l.Total
-	}
-	return l.Idle
-}
-
 // Health is the state of one server, for status.
 type Health struct {
 	Server    string

@@ -304,6 +304,22 @@ func TestClearance(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// Law 1: nor does one whose Intent has no place in a log.
+	gatetest.New(gatetest.Neighbours{
+		Append: func(_ context.Context, e *ostiary.Entry) (ostiary.Receipt, error) {
+			return ostiary.Receipt{ID: e.ID}, nil
+		},
+		Forward: func(ctx context.Context, c *gate.Clearance) (gate.Stream, error) {
+			_, err := e.Forward(ctx, c)
+			if !errors.Is(err, gate.ErrNotSent) {
+				t.Errorf("unrecorded: %v", err)
+			}
+			return nil, err
+		},
+	}).Handle(context.Background(), toolCall(t, "srv", "x", `{}`))
+	if n := len(rec.all("tools/call")); n != 1 {
+		t.Errorf("%d received", n)
+	}
 	// A local target is answered by its responder, with the cleared dispatch.
 	var got *gate.Dispatch
 	call := toolCall(t, "srv", "x", `{"a":1}`)

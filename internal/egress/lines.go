@@ -97,19 +97,14 @@ func (c *pipe) message(m mcpwire.Message) error {
 }
 
 // notification finds the call that a notification is about. Progress says so
-// by our token, a subscription by our id. Anything else says nothing, and on a
-// pipe that agents share it may be about any of them, so it goes to nobody.
+// by our token. Anything else says nothing, and on a pipe that agents share it
+// may be about any of them, so it goes to nobody.
 func (c *pipe) notification(m mcpwire.Message) {
-	progress := m.Method == mcpwire.NotifyProgress
-	about := m.Params.Get(mcpwire.Meta).Get(mcpwire.MetaSubscriptionID)
-	if progress {
-		about = m.Params.Get(mcpwire.MetaProgressToken)
-	}
-	id, _ := about.Int()
+	id, ok := m.Params.Get(mcpwire.MetaProgressToken).Int()
 	c.mu.Lock()
 	s := c.open[id]
 	c.mu.Unlock()
-	if s == nil || s.d == nil || progress && !s.d.Progress || !progress && s.d.Action.Method != mcpwire.MethodSubscriptions {
+	if m.Method != mcpwire.NotifyProgress || !ok || s == nil || s.d == nil || !s.d.Progress {
 		c.p.drop(c.p.log, "a notification that names no open call")
 		return
 	}
@@ -227,7 +222,7 @@ func (s *lineReply) Next(ctx context.Context) (gate.Frame, error) {
 				s.w.stop()
 				s.c.p.ok()
 			} else {
-				s.w.touch(s.c.p.limits.idle(s.d.Action.Method))
+				s.w.touch(s.c.p.limits.Idle)
 			}
 			return f, nil
 		}

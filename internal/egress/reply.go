@@ -55,7 +55,7 @@ func (r *remote) reply(w *watch, d *gate.Dispatch, resp *http.Response, id int64
 		return nil, err
 	}
 	p := &remoteReply{r: r, d: d, w: w, session: s, id: id, length: resp.ContentLength}
-	p.body = &meter{ReadCloser: resp.Body, left: r.limits.Stream, w: w, idle: r.limits.idle(d.Action.Method)}
+	p.body = &meter{ReadCloser: resp.Body, left: r.limits.Stream, w: w, idle: r.limits.Idle}
 	p.asked.limit = r.limits.Asked
 	if stream {
 		p.events = mcpwire.NewEventReader(p.body, r.limits.Reply.Bytes)
