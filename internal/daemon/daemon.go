@@ -156,6 +156,9 @@ func (d *Daemon) openLog(ctx context.Context) (err error) {
 }
 
 func (d *Daemon) listen(context.Context) (err error) {
+	if err := checkFiles(); err != nil {
+		return err
+	}
 	if d.agents, err = net.Listen("tcp", d.cfg.Listen.Agents); err != nil {
 		return d.cfg.bad("listen.agents", err.Error())
 	}

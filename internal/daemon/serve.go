@@ -36,9 +36,10 @@ func (d *Daemon) serveAll(failed chan<- error) []*http.Server {
 	// like any other refusal of a stranger.
 	front := stricthttp.Standard()
 	front.Refused = func(source, code string) { d.journal.gateway.Count(source, "http:"+code) }
-	start("agents", d.agentServer(), stricthttp.NewListener(tls.NewListener(d.agents, d.authority.ServerTLS()), front))
+	crowd := d.crowd(front.Refused)
+	start("agents", d.agentServer(), stricthttp.NewListener(tls.NewListener(crowd.Listen(d.agents), d.authority.ServerTLS()), front))
 	if d.loopback != nil {
-		start("loopback", mcp.NewServer(d.door, d.log), stricthttp.NewListener(d.loopback, front))
+		start("loopback", mcp.NewServer(d.door, d.log), stricthttp.NewListener(crowd.Listen(d.loopback), front))
 	}
 	start("control", &http.Server{
 		Handler: d.control.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,

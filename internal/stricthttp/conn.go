@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,6 +45,8 @@ type conn struct {
 	refusal *refusal
 	told    bool  // the reader above has been sent away once
 	fatal   error // nothing follows
+
+	known atomic.Bool // somebody proved who they are; spares a lock on every request but the first
 }
 
 // Read returns bytes of requests that have passed. It never returns bytes of

@@ -20,8 +20,9 @@
 // ReadHeaderTimeout and IdleTimeout: they pass through. (net/http waits for a
 // kept-alive connection's next bytes under IdleTimeout, and here they come
 // only once the head is whole, so that is what a stalled later head meets.)
-// It does not limit connections or bodies of a route, check an Origin, strip
-// forwarding headers, or know any credential. A TLS listener must not
+// A [Crowd] below bounds how many connections there are.
+// It does not limit bodies of a route, check an Origin, strip forwarding
+// headers, or know any credential. A TLS listener must not
 // negotiate h2, whose preface is refused here.
 //
 // See RFC 9110, RFC 9112 (sections 2.2, 3, 5, 6, 7.1) and RFC 3986.
@@ -95,5 +96,9 @@ func (c *tlsConn) ConnectionState() tls.ConnectionState {
 	ctx, cancel := context.WithTimeout(context.Background(), c.limits.Arrival)
 	defer cancel()
 	_ = c.tls.HandshakeContext(ctx)
-	return c.tls.ConnectionState()
+	state := c.tls.ConnectionState()
+	if len(state.VerifiedChains) > 0 {
+		c.Known()
+	}
+	return state
 }

@@ -116,7 +116,7 @@ func hammer(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel}
 	ts.Value(stateKey{}).(*state).calls = l
-	token := strings.TrimSpace(ts.ReadFile(args[0]))
+	file := ts.MkAbs(args[0])
 	body, own := compose([]string{"call", args[2], args[3]})
 	for range 2 {
 		l.wait.Go(func() {
@@ -131,7 +131,11 @@ func hammer(ts *testscript.TestScript, neg bool, args []string) {
 				}
 				req.Header.Set("Content-Type", "application/json")
 				req.Header.Set("Accept", "application/json, text/event-stream")
-				req.Header.Set("Authorization", "Bearer "+token)
+				token, err := os.ReadFile(file) // a long story makes a new one
+				if err != nil {
+					return
+				}
+				req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 				resp, err := client.Do(req)
 				if err != nil { // the gateway is down just now
 					select {
@@ -157,13 +161,7 @@ func executed(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: executed FILE")
 	}
-	ts.Check(ts.Exec("ostiary", "log", "--entries", "--json", "--decision", "permit", "-n", "10000"))
-	intents := map[string]bool{}
-	for _, line := range strings.Split(strings.TrimSpace(ts.ReadFile("stdout")), "\n") {
-		var x struct{ Entry, Kind, Log string }
-		ts.Check(json.Unmarshal([]byte(line), &x))
-		intents[x.Entry] = intents[x.Entry] || x.Kind == "intent"
-	}
+	intents := permitted(ts)
 	sc := bufio.NewScanner(strings.NewReader(ts.ReadFile(args[0])))
 	sc.Buffer(nil, 16<<20)
 	n := 0
@@ -181,6 +179,32 @@ func executed(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("nothing was executed")
 	}
 	ts.Logf("%d calls, %d intents", n, len(intents))
+}
+
+// permitted returns the permitted entries of the log by number, true for
+// intents. It pages backwards, as one listing has its limit.
+func permitted(ts *testscript.TestScript) map[string]bool {
+	const page = 10000
+	intents := map[string]bool{}
+	until := time.Now().Add(time.Hour)
+	for {
+		ts.Check(ts.Exec("ostiary", "log", "--entries", "--json", "--decision", "permit", "-n", strconv.Itoa(page), "--until", until.Format(time.RFC3339Nano)))
+		had, lines := len(intents), strings.Split(strings.TrimSpace(ts.ReadFile("stdout")), "\n")
+		for _, line := range lines {
+			var x struct {
+				Entry, Kind string
+				Time        time.Time
+			}
+			ts.Check(json.Unmarshal([]byte(line), &x))
+			intents[x.Entry] = intents[x.Entry] || x.Kind == "intent"
+			if x.Time.Before(until) {
+				until = x.Time.Add(1) // the next page ends with this moment's
+			}
+		}
+		if len(lines) < page || len(intents) == had {
+			return intents
+		}
+	}
 }
 
 // proven verifies a tlog-proof with the public package, as an auditor would,

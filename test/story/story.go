@@ -19,6 +19,8 @@
 //	await TEXT FILE    wait until the file holds the text; "gateway" is the running gateway's own log
 //	kill-pid FILE      SIGKILL the process whose id is in the file's first line; alive FILE: fail unless it runs
 //	hammer TOKEN URL TOOL ARGUMENTS  call without a pause until hammer-stop, whatever the answers are
+//	killings FILE TOKEN AGENT  kill and start the gateway again and again while calls go on arriving in FILE, OSTIARY_KILLS times
+//	crowd ADDR FROM N KEPT  open N silent connections from a loopback address; fail unless KEPT stay open; crowd-leaves closes them
 //	executed FILE      fail unless each call that the recorder received has an intent in the log
 //	proven PROOF DIR KEYS  fail unless the proof shows an entry that is published in DIR, under one of the keys in a file
 //	again TEXT PROGRAM ARG...  run a program until its output holds the text
@@ -125,6 +127,9 @@ func Run(t *testing.T, dir string) {
 			"proven":       proven,
 			"again":        again,
 			"smaller":      smaller,
+			"crowd":        crowd,
+			"crowd-leaves": crowdLeaves,
+			"killings":     killings,
 			"forge-join":   forgeJoin,
 			"is-json":      isJSON,
 			"mode":         mode,
@@ -149,6 +154,7 @@ type state struct {
 	tools   []*process
 	others  []*process // by background
 	calls   *load      // by hammer
+	crowd   []net.Conn // by crowd
 }
 
 type process struct {
@@ -177,6 +183,9 @@ func (o *output) String() string {
 
 func (s *state) kill() {
 	s.calls.stop()
+	for _, c := range s.crowd {
+		c.Close()
+	}
 	for _, p := range slices.Concat(s.tools, s.others, []*process{s.gateway}) {
 		if p != nil {
 			p.cmd.Process.Kill()

@@ -9,13 +9,28 @@ import (
 	"github.com/ostiary/ostiary"
 )
 
-type loopbackKey struct{}
+type (
+	loopbackKey struct{}
+	knownKey    struct{}
+)
 
 // noteConn notes whether both ends of an accepted connection are loopback
 // addresses, which net/http does not tell of a request, for
 // http.Server.ConnContext. A request without the note is not from loopback.
+// It notes the connection too if it wants to hear that somebody proved who
+// they are on it.
 func noteConn(ctx context.Context, c net.Conn) context.Context {
+	if k, ok := c.(interface{ Known() }); ok {
+		ctx = context.WithValue(ctx, knownKey{}, k)
+	}
 	return context.WithValue(ctx, loopbackKey{}, loopback(c.LocalAddr()) && loopback(c.RemoteAddr()))
+}
+
+// known tells a request's connection that its far end is no stranger.
+func known(r *http.Request) {
+	if k, ok := r.Context().Value(knownKey{}).(interface{ Known() }); ok {
+		k.Known()
+	}
 }
 
 func loopback(a net.Addr) bool {

@@ -135,6 +135,7 @@ type Door struct {
 	sessions *sessions
 	watch    *watch
 	bodies   *bodies
+	calls    *calls
 	close    sync.Once
 	closed   chan struct{} // closed by Close: long-lived streams end
 }
@@ -155,7 +156,7 @@ func New(o Options) (*Door, error) {
 		hosts: map[string]bool{strings.ToLower(u.Host): true}, origins: map[string]bool{},
 		sealer: o.Sealer, longest: o.Longest, boot: make([]byte, 16), spent: newSpent(o.Clock), clock: o.Clock, log: o.Logger,
 		routes: routes(), methods: methods(),
-		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock), bodies: newBodies(),
+		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock), bodies: newBodies(), calls: newCalls(),
 		closed: make(chan struct{}),
 	}
 	for _, s := range o.Servers {

@@ -34,6 +34,7 @@ type method struct {
 	eras     era
 	note     bool   // it is a notification: no id, no response
 	mirrored string // the member of params that the Mcp-Name header repeats
+	own      bool   // it is not counted among calls: it has limits of its own, or ends what is counted
 	inputs   bool   // its result may ask the client for input, and its retry brings it
 	serve    func(*Door, *visit, method)
 	refused  string // why it is not served, in place of serve
@@ -62,7 +63,7 @@ func methods() map[string]method {
 		"resources/read":      {action: policy.ActionReadResource, eras: both, mirrored: "uri", inputs: true, serve: (*Door).readResource},
 		"completion/complete": {action: policy.ActionComplete, eras: both, serve: (*Door).complete},
 
-		"subscriptions/listen":  {action: policy.ActionSubscribe, eras: modernOnly, serve: (*Door).listen},
+		"subscriptions/listen":  {action: policy.ActionSubscribe, eras: modernOnly, own: true, serve: (*Door).listen},
 		"resources/subscribe":   {action: policy.ActionSubscribe, eras: legacyOnly, refused: noUpdates},
 		"resources/unsubscribe": {action: policy.ActionUnsubscribe, eras: legacyOnly, refused: noUpdates},
 		"logging/setLevel":      {action: policy.ActionSetLogLevel, eras: legacyOnly, serve: (*Door).setLevel},
@@ -74,7 +75,7 @@ func methods() map[string]method {
 		"tasks/list":   {eras: legacyOnly, refused: noTasks},
 
 		"notifications/initialized":        {action: policy.ActionInitialize, eras: legacyOnly, note: true, serve: (*Door).noted},
-		"notifications/cancelled":          {action: policy.ActionCancel, eras: both, note: true, serve: (*Door).cancelled},
+		"notifications/cancelled":          {action: policy.ActionCancel, eras: both, note: true, own: true, serve: (*Door).cancelled},
 		"notifications/progress":           {action: policy.ActionProgress, eras: legacyOnly, note: true, serve: (*Door).noted},
 		"notifications/roots/list_changed": {action: policy.ActionRootsChanged, eras: legacyOnly, note: true, serve: (*Door).noted},
 	}

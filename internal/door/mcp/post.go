@@ -26,6 +26,7 @@ func (d *Door) post(x *visit) {
 		x.fault(ostiary.AsError(e))
 		return
 	}
+	known(x.r)
 	held := announced(x.r)
 	if err := d.bodies.hold(subject.Agent, held); err != nil {
 		x.fault(err)
@@ -53,6 +54,15 @@ func (d *Door) post(x *visit) {
 	case mcpwire.Result, mcpwire.Error:
 		d.answered(x)
 	default:
+		if d.methods[msg.Method].own {
+			d.dispatch(x)
+			return
+		}
+		if err := d.calls.enter(subject.Agent); err != nil {
+			x.fault(err)
+			return
+		}
+		defer d.calls.leave(subject.Agent)
 		d.dispatch(x)
 	}
 }

@@ -123,6 +123,7 @@ func (x *visit) do(ctx context.Context, a ostiary.Action, target gate.Target) {
 		return
 	}
 	defer reply.Close()
+	known(x.r)
 	x.relay(ctx, reply)
 }
 
