@@ -31,6 +31,7 @@ type cli struct {
 
 	Serve   serveCmd   `cmd:"" help:"Run the gateway."`
 	Demo    demoCmd    `cmd:"" help:"Run a gateway with demo tools and a scripted agent: the whole product in a minute."`
+	Reload  reloadCmd  `cmd:"" help:"Read the configuration and the policy folder again, without ending a call."`
 	Status  statusCmd  `cmd:"" help:"Show what the gateway is doing."`
 	Agent   agentCmd   `cmd:"" help:"Enrol, list and revoke agents."`
 	Token   tokenCmd   `cmd:"" help:"Mint a short-lived bearer token for an agent that cannot hold a key."`

@@ -1,8 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
 
 	"github.com/ostiary/ostiary/internal/daemon"
 )
@@ -33,5 +38,13 @@ func (c *serveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	return d.Run(e.ctx)
+	hangups := make(chan os.Signal, 1) // SIGHUP is how systemd and operators ask a service to read its configuration again
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	ctx, stop := context.WithCancel(e.ctx)
+	var reloading sync.WaitGroup
+	reloading.Go(func() { d.ReloadOn(ctx, hangups) })
+	defer reloading.Wait()
+	defer stop()
+	return d.Run(ctx)
 }

@@ -16,6 +16,7 @@ import (
 	"crypto"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -69,13 +70,13 @@ type Options struct {
 	PolicyDir string
 	Gate      Gate
 	Changes   Changes
-	Log       Log           // the gateway's own: every action
-	Changelog Log           // the deployment's: every change of control state
-	Servers   []string      // configured names, sorted
-	Recheck   time.Duration // between readings of a server's definitions
-	Describe  Description   // what Status says of the process
-	Clock     func() time.Time
-	Logger    *slog.Logger
+	Log       Log // the gateway's own: every action
+	Changelog Log // the deployment's: every change of control state
+	Settings
+	Process  Process     // the gateway itself; nil for one that lives inside another program
+	Describe Description // what Status says of the process
+	Clock    func() time.Time
+	Logger   *slog.Logger
 }
 
 // Description is the fixed part of a status.
@@ -92,6 +93,9 @@ type Control struct {
 
 	publishing sync.Mutex // one snapshot at a time
 
+	settings atomic.Pointer[Settings]
+	changed  chan struct{} // full when the settings changed since Watch looked
+
 	mu   sync.Mutex
 	last map[string]Reading // by server
 }
@@ -104,7 +108,9 @@ type Reading struct {
 
 // New returns a Control that is ready to serve.
 func New(o Options) *Control {
-	return &Control{o: o, last: map[string]Reading{}}
+	c := &Control{o: o, last: map[string]Reading{}, changed: make(chan struct{}, 1)}
+	c.settings.Store(&o.Settings)
+	return c
 }
 
 // change records a change of control state in the deployment's log.

@@ -164,14 +164,16 @@ func (c *Control) ask(ctx context.Context, server, method, cursor string) (ostia
 
 // Watch reads every server's definitions at each interval, until ctx ends.
 func (c *Control) Watch(ctx context.Context) {
-	tick := time.NewTicker(c.o.Recheck)
-	defer tick.Stop()
 	for {
+		next := time.NewTimer(c.settings.Load().Recheck)
 		select {
 		case <-ctx.Done():
+			next.Stop()
 			return
-		case <-tick.C:
-			for _, s := range c.o.Servers {
+		case <-c.changed: // the interval may be another one now
+			next.Stop()
+		case <-next.C:
+			for _, s := range c.settings.Load().Servers {
 				if ctx.Err() == nil {
 					c.Discover(ctx, s)
 				}

@@ -47,6 +47,7 @@ func routes() []route {
 		{"POST /v1/tools/read", taking((*Control).postRead)},
 		{"POST /v1/tools/accept", taking((*Control).postAccept)},
 		{"POST /v1/policy/load", (*Control).postPolicy},
+		{"POST /v1/reload", (*Control).postReload},
 		{"GET /v1/log", (*Control).getLog},
 		{"GET /v1/log/entry", (*Control).getStory},
 	}
@@ -82,8 +83,11 @@ func (c *Control) reply(w http.ResponseWriter, out any, err error) {
 			c.o.Logger.Error("administrative request failed", "error", err)
 		}
 		p := Problem{Kind: e.Kind.String(), Code: e.Code, Field: e.Field, Detail: e.Detail, Cause: cause(e)}
-		if pub, ok := out.(Published); ok {
-			p.Problems = pub.Problems
+		switch failed := out.(type) {
+		case Published:
+			p.Problems = failed.Problems
+		case Reloaded:
+			p.Problems = failed.Problems
 		}
 		w.WriteHeader(statusOf[e.Kind])
 		out = p
@@ -148,7 +152,7 @@ func (c *Control) getStatus(r *http.Request) (any, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, name := range c.o.Servers {
+	for _, name := range c.settings.Load().Servers {
 		last := c.last[name]
 		changed, waiting := c.tally(name)
 		s.Servers = append(s.Servers, ServerStatus{Name: name, ReadAt: last.At, Error: last.Err, Changed: changed, Waiting: waiting})
@@ -369,8 +373,9 @@ func (c *Control) getDiff(r *http.Request) (any, error) {
 }
 
 func (c *Control) known(server string) error {
-	if _, ok := slices.BinarySearch(c.o.Servers, server); !ok {
-		return ostiary.Errorf(ostiary.NotFound, "unknown_server", "there is no server %q; configured are: %s", server, strings.Join(c.o.Servers, ", ")).At("server")
+	all := c.settings.Load().Servers
+	if _, ok := slices.BinarySearch(all, server); !ok {
+		return ostiary.Errorf(ostiary.NotFound, "unknown_server", "there is no server %q; configured are: %s", server, strings.Join(all, ", ")).At("server")
 	}
 	return nil
 }

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -54,7 +53,7 @@ const refreshEvery = 250 * time.Millisecond
 
 // Daemon is one gateway with its control side, built and not yet serving.
 type Daemon struct {
-	cfg   *Config
+	cfg   *Config // as the gateway started with; see Reload
 	log   *slog.Logger
 	clock func() time.Time
 
@@ -68,6 +67,7 @@ type Daemon struct {
 	gate      *gate.Gate
 	control   *control.Control
 	door      *mcp.Door
+	live      live // what Reload replaces
 
 	agents   net.Listener
 	loopback net.Listener // nil if off
@@ -215,29 +215,15 @@ func (d *Daemon) openEgress(context.Context) error {
 	o := egress.Options{Tools: d.book, Signer: key, KeyID: verify.KeyID(key.Public()), Clock: d.clock, Logger: d.log, Version: ostiary.Version, Capabilities: `{"sampling":{},"elicitation":{},"roots":{}}`,
 		Limits: egress.Limits{Total: time.Duration(d.cfg.Ledger.MaxActionTime)},
 	}
-	for _, name := range d.servers() {
-		s := d.cfg.Servers[name]
-		digest, err := ostiary.ParseDigest(s.Digest)
-		if err != nil {
-			return d.cfg.bad("servers."+name+".digest", err.Error())
-		}
-		o.Servers = append(o.Servers, egress.Server{
-			Name: name, Zone: s.Zone, Trusted: s.Trusted, URL: s.URL, AllowPrivate: s.AllowAddresses, BearerFile: s.Bearer,
-			Command: s.Command, Env: s.Env, Dir: s.Dir, Digest: digest,
-		})
+	if o.Servers, err = d.cfg.upstreams(); err != nil {
+		return err
 	}
 	if d.egress, err = egress.New(o); err != nil {
-		if e := ostiary.AsError(err); strings.HasPrefix(e.Field, "servers.") {
-			return d.cfg.bad(e.Field, e.Detail)
-		}
-		return err
+		return d.cfg.blame(err)
 	}
 	d.onClose(d.egress.Close)
 	return nil
 }
-
-// servers returns the configured names, sorted.
-func (d *Daemon) servers() []string { return slices.Sorted(maps.Keys(d.cfg.Servers)) }
 
 // The names of keys in the ring. Requests to tool servers are signed with
 // Ed25519, which signs in half the time of P-256, and every call is signed.
@@ -273,21 +259,12 @@ func (d *Daemon) openGate(context.Context) error {
 	d.gate = gate.New(gate.Options{
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
 		Tainter: tainter{sessions}, Inspectors: []gate.Inspector{mcp.Envelope{}}, Clock: d.clock, Logger: d.log,
-		Facts: &gate.Resolver{
+		Facts: d.live.resolving(&gate.Resolver{
 			Tools: d.book, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{sessions}, Containments: noContainments{},
-			Servers: d.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
-		},
+			Servers: d.cfg.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
+		}),
 	})
 	return nil
-}
-
-// resources describes the configured servers as policy knows them.
-func (d *Daemon) resources() map[string]ostiary.Resource {
-	all := map[string]ostiary.Resource{}
-	for name, s := range d.cfg.Servers {
-		all[name] = ostiary.Resource{Server: name, Zone: s.Zone, Trusted: s.Trusted}
-	}
-	return all
 }
 
 // reachable is the address of the agents' listener as an agent on another
@@ -321,7 +298,7 @@ func (d *Daemon) openControl(context.Context) error {
 	}
 	d.control = control.New(control.Options{
 		Authority: d.authority, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
-		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Servers: d.servers(), Recheck: time.Duration(d.cfg.Tools.Recheck),
+		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d,
 		Describe: desc, Clock: d.clock, Logger: d.log,
 	})
 	return nil
@@ -407,7 +384,7 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 		return err
 	}
 	o := mcp.Options{
-		Gate: d.gate, Identity: d.authority, Catalog: d.book, Visible: visibility{d.engine, d.resources()}, PublicURL: d.publicURL(),
+		Gate: d.gate, Identity: d.authority, Catalog: d.book, Visible: visibility{d.engine, &d.live}, PublicURL: d.publicURL(),
 		Origins: d.cfg.Listen.Origins, Sealer: sealer, Longest: time.Duration(d.cfg.Ledger.MaxActionTime), Clock: d.clock, Logger: d.log,
 	}
 	for _, l := range []net.Listener{d.agents, d.loopback} {
@@ -415,9 +392,7 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 			o.Hosts = append(o.Hosts, hosts(l.Addr(), d.cfg.Listen.Names)...)
 		}
 	}
-	for _, name := range d.servers() {
-		o.Servers = append(o.Servers, mcp.Server{Name: name, Origins: d.cfg.Servers[name].Origins})
-	}
+	o.Servers = d.cfg.shown()
 	d.door, err = mcp.New(o)
 	return err
 }
@@ -449,7 +424,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failed := make(chan error, 8) // one for each listener and one for the logs, and nobody waits
-	d.firstReading(ctx)
+	d.firstReading(ctx, d.cfg.serverNames())
 	servers := d.serveAll(failed)
 
 	var background sync.WaitGroup
@@ -468,14 +443,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return errors.Join(err, d.stop(servers, &background))
 }
 
-// firstReading reads what every server offers before anybody may call it, so
-// that a definition which changed while the gateway was down is refused from
-// the first call on. A server that does not answer in time is read later.
-func (d *Daemon) firstReading(ctx context.Context) {
+// firstReading reads what servers offer before anybody may call them, so that
+// a definition which changed while the gateway was down is refused from the
+// first call on. A server that does not answer in time is read later.
+func (d *Daemon) firstReading(ctx context.Context, servers []string) {
 	ctx, cancel := context.WithTimeout(ctx, firstReadingTimeout)
 	defer cancel()
 	var all sync.WaitGroup
-	for _, s := range d.servers() {
+	for _, s := range servers {
 		all.Go(func() { d.control.Discover(ctx, s) })
 	}
 	all.Wait()

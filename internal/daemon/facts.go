@@ -48,12 +48,12 @@ func (r registry) self(s *ostiary.Subject) (gate.AgentFacts, error) {
 // visibility filters lists: an aggregated list holds tools of several servers,
 // each in its own zone.
 type visibility struct {
-	engine    *policy.Engine
-	resources map[string]ostiary.Resource
+	engine *policy.Engine
+	live   *live
 }
 
 func (v visibility) Visible(r *ostiary.Request, tools []*ostiary.Tool) []bool {
-	return v.engine.VisibleOn(r, tools, v.resources)
+	return v.engine.VisibleOn(r, tools, v.live.facts.Load().Servers)
 }
 
 // sessionFacts adapts the sessions to the gate's words.

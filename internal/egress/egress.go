@@ -156,13 +156,14 @@ type Health struct {
 
 // Egress implements [gate.Egress].
 type Egress struct {
-	servers map[string]upstream
-	log     *slog.Logger
-	ctx     context.Context // ends with Close; for what outlives a call
-	cancel  context.CancelFunc
-	work    sync.WaitGroup // drains and answers under way
-	mu      sync.Mutex     // guards closed and the start of work
-	closed  bool
+	table  atomic.Pointer[map[string]*placed] // by name; a table is never changed, only replaced
+	shared *shared
+	log    *slog.Logger
+	ctx    context.Context // ends with Close; for what outlives a call
+	cancel context.CancelFunc
+	work   sync.WaitGroup // drains and answers under way
+	mu     sync.Mutex     // guards closed and the start of work
+	closed bool
 }
 
 // upstream is one server, however it is reached.
@@ -191,18 +192,20 @@ func New(o Options) (*Egress, error) {
 			return nil, err
 		}
 	}
-	e := &Egress{servers: map[string]upstream{}, log: o.Logger}
+	e := &Egress{shared: s, log: o.Logger}
+	e.table.Store(&map[string]*placed{})
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	for i := range o.Servers {
-		if err := e.add(o.Servers[i], s); err != nil {
-			e.cancel()
-			return nil, err
-		}
+	commit, err := e.Prepare(o.Servers)
+	if err != nil {
+		e.cancel()
+		return nil, err
 	}
+	commit()
 	return e, nil
 }
 
-func (e *Egress) add(srv Server, s *shared) error {
+// add makes a server and puts it into a table that is not in place yet.
+func (e *Egress) add(table map[string]*placed, srv Server) error {
 	named := func(err error) error {
 		if err == nil {
 			return nil
@@ -211,7 +214,7 @@ func (e *Egress) add(srv Server, s *shared) error {
 		x.Field = "servers." + srv.Name + "." + x.Field
 		return &x
 	}
-	if _, dup := e.servers[srv.Name]; dup || srv.Name == "" {
+	if _, dup := table[srv.Name]; dup || srv.Name == "" {
 		return ostiary.Errorf(ostiary.Malformed, "server_name", "server %q is empty or named twice", srv.Name).At("servers")
 	}
 	if (srv.URL == "") == (len(srv.Command) == 0) {
@@ -220,14 +223,14 @@ func (e *Egress) add(srv Server, s *shared) error {
 	var u upstream
 	var err error
 	if srv.URL != "" {
-		u, err = newRemote(e, srv, s)
+		u, err = newRemote(e, srv, e.shared)
 	} else {
-		u, err = newProcess(e, srv, s)
+		u, err = newProcess(e, srv, e.shared)
 	}
 	if err != nil {
 		return named(err)
 	}
-	e.servers[srv.Name] = u
+	table[srv.Name] = place(u, srv)
 	return nil
 }
 
@@ -246,15 +249,11 @@ func (e *Egress) Forward(ctx context.Context, c *gate.Clearance) (gate.Stream, e
 		}
 		return d.Target.Respond(ctx, d)
 	}
-	u, ok := e.servers[d.Action.Server]
-	if !ok {
-		return nil, notSent(ostiary.Errorf(ostiary.NotFound, "server", "there is no server %q", d.Action.Server))
-	}
 	if !e.begin() {
 		return nil, notSent(ostiary.Errorf(ostiary.Unavailable, "closing", "the gateway is shutting down"))
 	}
 	defer e.work.Done()
-	return u.forward(ctx, d)
+	return e.send(ctx, d)
 }
 
 // begin counts one more piece of work that Close waits for, unless Close has
@@ -301,8 +300,9 @@ func (w *few) behind(e *Egress, f func(ctx context.Context)) bool {
 // Health returns the state of every server, sorted by name.
 func (e *Egress) Health() []Health {
 	var all []Health
-	for _, name := range slices.Sorted(maps.Keys(e.servers)) {
-		all = append(all, e.servers[name].health())
+	table := *e.table.Load()
+	for _, name := range slices.Sorted(maps.Keys(table)) {
+		all = append(all, table[name].health())
 	}
 	return all
 }
@@ -315,7 +315,7 @@ func (e *Egress) Close() error {
 	e.mu.Unlock()
 	e.cancel()
 	var stopping sync.WaitGroup
-	for _, u := range e.servers {
+	for _, u := range *e.table.Load() {
 		stopping.Go(u.close)
 	}
 	stopping.Wait()

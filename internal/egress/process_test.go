@@ -232,7 +232,7 @@ func TestStdioStop(t *testing.T) {
 			if err != nil || convErr != nil {
 				t.Fatal(err, convErr)
 			}
-			parent := e.servers["srv"].(*process).pipe.pid
+			parent := (*e.table.Load())["srv"].upstream.(*process).pipe.pid
 			begun := time.Now()
 			e.Close()
 			if d := time.Since(begun); d > 5*time.Second {

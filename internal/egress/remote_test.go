@@ -220,7 +220,7 @@ func TestLegacySessions(t *testing.T) {
 	if n := len(rec.all("initialize")); n != 2 {
 		t.Errorf("%d handshakes", n)
 	}
-	for id, s := range e.servers["srv"].(*remote).sessions {
+	for id, s := range (*e.table.Load())["srv"].upstream.(*remote).sessions {
 		if got, _ := s.identity(); id != "s1" || got != "session-1" {
 			t.Errorf("session %q is %q", id, got)
 		}

@@ -123,20 +123,17 @@ type Options struct {
 // Authority is the trust domain's certificate authority and its memory of who
 // is enrolled and what was revoked. Safe for concurrent use.
 type Authority struct {
-	domain      string
-	issuer      string
-	registry    Registry
-	mandates    Mandates
-	record      func(ctx context.Context, e Event) error
-	refused     func(source, code string)
-	noted       *rate.Limiter // of log lines about strangers
-	clock       *clock
-	log         *slog.Logger
-	svidLife    time.Duration
-	tokenLife   time.Duration
-	mandateLife time.Duration
-	lease       time.Duration
-	grace       time.Duration
+	domain   string
+	issuer   string
+	registry Registry
+	mandates Mandates
+	record   func(ctx context.Context, e Event) error
+	refused  func(source, code string)
+	noted    *rate.Limiter // of log lines about strangers
+	clock    *clock
+	log      *slog.Logger
+	lives    atomic.Pointer[Lives]
+	lease    time.Duration
 
 	ca     *ca
 	tokens *tokens
@@ -159,9 +156,9 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	a := &Authority{
 		domain: o.TrustDomain, issuer: o.Issuer, registry: o.Registry, mandates: o.Mandates, record: o.Record, refused: o.Refused,
 		noted: rate.NewLimiter(noteRate, noteBurst),
-		clock: &clock{read: o.Clock}, log: o.Log, svidLife: o.SVIDLife, tokenLife: o.TokenLife,
-		mandateLife: o.MandateLife, lease: o.Lease, grace: o.Grace,
+		clock: &clock{read: o.Clock}, log: o.Log, lease: o.Lease,
 	}
+	a.lives.Store(&Lives{SVID: o.SVIDLife, Token: o.TokenLife, Mandate: o.MandateLife, Grace: o.Grace})
 	a.self = &ostiary.Self{Agent: ostiary.AgentID("spiffe://" + o.TrustDomain + gatewayPath)}
 	var err error
 	if a.ca, err = openCA(o.TrustDomain, o.Dir, o.Keys, a.clock.Now()); err != nil {
@@ -193,18 +190,11 @@ func (o *Options) complete() error {
 	if o.Dir == "" || o.Keys == nil || o.Registry == nil || o.Mandates == nil || o.Record == nil {
 		return bad("identity", "a directory, keys, a registry, mandates and a record are all needed")
 	}
-	o.SVIDLife = orDefault(o.SVIDLife, DefaultSVIDLife)
-	o.TokenLife = orDefault(o.TokenLife, MaxTokenLife)
-	o.MandateLife = orDefault(o.MandateLife, DefaultMandateLife)
-	o.Grace = max(orDefault(o.Grace, DefaultGrace), 0)
-	if o.SVIDLife < time.Minute || o.SVIDLife > MaxSVIDLife {
-		return bad("svid_life", fmt.Sprintf("an SVID lives at least a minute and at most %s", MaxSVIDLife))
+	if err := o.lives(); err != nil {
+		return err
 	}
-	if o.TokenLife < time.Second || o.TokenLife > MaxTokenLife {
-		return bad("token_life", fmt.Sprintf("a bearer token lives at least a second and at most %s", MaxTokenLife))
-	}
-	if o.MandateLife < time.Minute || o.Lease < 0 {
-		return bad("mandate_life", "a standing mandate lives at least a minute, and a lease is not negative")
+	if o.Lease < 0 {
+		return bad("lease", "a lease is not negative")
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
@@ -217,6 +207,27 @@ func (o *Options) complete() error {
 	}
 	if o.Issuer == "" {
 		o.Issuer = "https://" + o.TrustDomain + "/ostiary"
+	}
+	return nil
+}
+
+// lives checks how long things live, and fills in defaults.
+func (o *Options) lives() error {
+	bad := func(field, why string) error {
+		return ostiary.Errorf(ostiary.Malformed, "identity_options", "%s", why).At(field)
+	}
+	o.SVIDLife = orDefault(o.SVIDLife, DefaultSVIDLife)
+	o.TokenLife = orDefault(o.TokenLife, MaxTokenLife)
+	o.MandateLife = orDefault(o.MandateLife, DefaultMandateLife)
+	o.Grace = max(orDefault(o.Grace, DefaultGrace), 0)
+	if o.SVIDLife < time.Minute || o.SVIDLife > MaxSVIDLife {
+		return bad("svid_life", fmt.Sprintf("an SVID lives at least a minute and at most %s", MaxSVIDLife))
+	}
+	if o.TokenLife < time.Second || o.TokenLife > MaxTokenLife {
+		return bad("token_life", fmt.Sprintf("a bearer token lives at least a second and at most %s", MaxTokenLife))
+	}
+	if o.MandateLife < time.Minute {
+		return bad("mandate_life", "a standing mandate lives at least a minute")
 	}
 	return nil
 }

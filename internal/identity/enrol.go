@@ -174,7 +174,7 @@ func (a *Authority) welcome(t JoinToken, now time.Time) (AgentRecord, MandateRec
 	m := ostiary.Mandate{
 		ID: newMandateID(), Standing: true, Principal: t.Principal, Agent: t.Agent,
 		Purpose: "standing", Actions: []string{"*"}, Resources: []string{"*"},
-		NotBefore: now.Add(-backdate).Truncate(time.Second), Expires: now.Add(a.mandateLife).Truncate(time.Second),
+		NotBefore: now.Add(-backdate).Truncate(time.Second), Expires: now.Add(a.lives.Load().Mandate).Truncate(time.Second),
 	}
 	jws, err := a.mandates.Issue(m)
 	if err != nil {
@@ -261,7 +261,7 @@ func (a *Authority) Return(ctx context.Context, svidDER, csrDER []byte) ([][]byt
 		}
 	}
 	d, now := a.dir.Load(), a.clock.Now()
-	if err == nil && now.After(p.ends.Add(a.grace)) {
+	if err == nil && now.After(p.ends.Add(a.lives.Load().Grace)) {
 		err = errors.New("the SVID ended too long ago")
 	}
 	if err == nil {
@@ -326,7 +326,7 @@ func (a *Authority) issue(ctx context.Context, what string, r AgentRecord, pub c
 	if _, err := d.stands(now, r.ID, r.Mandate); err != nil {
 		return nil, err
 	}
-	life := min(a.svidLife, d.mandates[r.Mandate].Expires.Sub(now))
+	life := min(a.lives.Load().SVID, d.mandates[r.Mandate].Expires.Sub(now))
 	g := grant{id: r.ID, serial: newSerial(now, d.epoch), now: now, life: life}
 	key, err := keyDigest(pub)
 	if err != nil {
@@ -345,9 +345,10 @@ func (a *Authority) issue(ctx context.Context, what string, r AgentRecord, pub c
 // An agent that was revoked gets none until it is enrolled again.
 func (a *Authority) MintToken(ctx context.Context, id ostiary.AgentID, audience string, life time.Duration) (ostiary.Secret, time.Time, error) {
 	none := ostiary.Secret{}
-	life = orDefault(life, a.tokenLife)
-	if life < time.Second || life > a.tokenLife {
-		return none, time.Time{}, ostiary.Errorf(ostiary.Malformed, "token_life", "a bearer token lives at least a second and at most %s", a.tokenLife).At("life")
+	longest := a.lives.Load().Token
+	life = orDefault(life, longest)
+	if life < time.Second || life > longest {
+		return none, time.Time{}, ostiary.Errorf(ostiary.Malformed, "token_life", "a bearer token lives at least a second and at most %s", longest).At("life")
 	}
 	if audience == "" || len(audience) > 2048 {
 		return none, time.Time{}, ostiary.Errorf(ostiary.Malformed, "token_audience", "a bearer token is for exactly one address").At("audience")

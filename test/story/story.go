@@ -6,7 +6,7 @@
 // A story's commands, beside those of testscript:
 //
 //	gateway            start "ostiary serve" in the background and wait until it answers
-//	gateway-stop       stop it in an orderly way; gateway-kill: with SIGKILL
+//	gateway-stop       stop it in an orderly way; gateway-kill: with SIGKILL; hangup: send it SIGHUP
 //	toolserver         start the recording tool server in the background (flags below)
 //	agent              send a request and print status and body
 //	stage [flags]      all of it: the usual files, tool server (with flags), gateway, accepted
@@ -107,6 +107,7 @@ func Run(t *testing.T, dir string) {
 			"gateway":      gatewayStart,
 			"gateway-stop": gatewayStop,
 			"gateway-kill": gatewayKill,
+			"hangup":       gatewayHangup,
 			"start-tools":  toolsStart,
 			"sent":         sent,
 			"flip":         flip,
@@ -290,6 +291,10 @@ func gatewayStop(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(os.WriteFile(ts.MkAbs("gateway.out"), []byte(st.gateway.out.String()), 0o644))
 	st.gateway = nil
+}
+
+func gatewayHangup(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(ts.Value(stateKey{}).(*state).gateway.cmd.Process.Signal(syscall.SIGHUP))
 }
 
 func gatewayKill(ts *testscript.TestScript, neg bool, args []string) {

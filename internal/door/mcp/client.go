@@ -142,7 +142,7 @@ func (d *Door) mayOpen(server, address string) *ostiary.Error {
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.Opaque != "" {
 		return ostiary.Errorf(ostiary.Denied, "elicitation_url", "the server asked to open an address that is not plain https").At("url")
 	}
-	if !slices.Contains(d.servers[server].Origins, "https://"+strings.ToLower(u.Host)) {
+	if !slices.Contains(d.settings.Load().servers[server].Origins, "https://"+strings.ToLower(u.Host)) {
 		return ostiary.Errorf(ostiary.Denied, "elicitation_origin", "the server asked to open a page of an origin it is not configured for").At("url")
 	}
 	return nil

@@ -73,7 +73,7 @@ func (d *Door) offered(endpoint string, t *ostiary.Tool) bool {
 	if endpoint != "" && t.Server != endpoint || t.State != ostiary.ToolPinned {
 		return false
 	}
-	_, configured := d.servers[t.Server]
+	_, configured := d.server(t.Server)
 	return configured && t.Definition.Kind() == ostiary.Object
 }
 
@@ -145,7 +145,7 @@ func (d *Door) addressed(x *visit, v ostiary.Value, field, kind string) (server,
 	}
 	if rest, ok := strings.CutPrefix(uri, uriPrefix); ok {
 		server, own, _ := strings.Cut(rest, "/")
-		if _, configured := d.servers[server]; configured && own != "" {
+		if _, configured := d.server(server); configured && own != "" {
 			return server, own, nil
 		}
 	} else if server, ok := d.uniqueURI(kind, uri); ok {

@@ -30,6 +30,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -118,10 +119,9 @@ type Door struct {
 	identity Identity
 	catalog  Catalog
 	visible  Visibility
-	servers  map[string]Server
+	settings atomic.Pointer[settings]
 	audience string
 	hosts    map[string]bool
-	origins  map[string]bool
 	sealer   Sealer
 	longest  time.Duration
 	boot     []byte // binds sealed states to this process, which alone remembers their use
@@ -152,27 +152,52 @@ func New(o Options) (*Door, error) {
 	}
 	d := &Door{
 		gate: o.Gate, identity: o.Identity, catalog: o.Catalog, visible: o.Visible,
-		servers: map[string]Server{}, audience: o.PublicURL,
-		hosts: map[string]bool{strings.ToLower(u.Host): true}, origins: map[string]bool{},
+		audience: o.PublicURL, hosts: map[string]bool{strings.ToLower(u.Host): true},
 		sealer: o.Sealer, longest: o.Longest, boot: make([]byte, 16), spent: newSpent(o.Clock), clock: o.Clock, log: o.Logger,
 		routes: routes(), methods: methods(),
 		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock), bodies: newBodies(), calls: newCalls(),
 		closed: make(chan struct{}),
 	}
-	for _, s := range o.Servers {
-		if !serverName(s.Name) {
-			return nil, ostiary.Errorf(ostiary.Malformed, "server_name", "%q cannot name a server: use letters, digits, dash, dot and underscore, and no three underscores in a row", s.Name)
-		}
-		d.servers[s.Name] = s
+	commit, err := d.Prepare(o.Servers, o.Origins)
+	if err != nil {
+		return nil, err
 	}
+	commit()
 	for _, h := range o.Hosts {
 		d.hosts[strings.ToLower(h)] = true
 	}
-	for _, origin := range o.Origins {
-		d.origins[origin] = true
-	}
 	rand.Read(d.boot)
 	return d, nil
+}
+
+// settings are what may change while the door is open. They are never changed,
+// only replaced.
+type settings struct {
+	servers map[string]Server
+	origins map[string]bool
+}
+
+// Prepare checks other servers and origins (as in [Options]) and returns the
+// function that puts them in place: requests that come after it see them,
+// streams under way go on. Safe for concurrent use.
+func (d *Door) Prepare(servers []Server, origins []string) (commit func(), err error) {
+	next := &settings{servers: map[string]Server{}, origins: map[string]bool{}}
+	for _, s := range servers {
+		if !serverName(s.Name) {
+			return nil, ostiary.Errorf(ostiary.Malformed, "server_name", "%q cannot name a server: use letters, digits, dash, dot and underscore, and no three underscores in a row", s.Name)
+		}
+		next.servers[s.Name] = s
+	}
+	for _, origin := range origins {
+		next.origins[origin] = true
+	}
+	return func() { d.settings.Store(next) }, nil
+}
+
+// server finds a configured server.
+func (d *Door) server(name string) (Server, bool) {
+	s, ok := d.settings.Load().servers[name]
+	return s, ok
 }
 
 // Close ends long-lived streams: listening clients get the end of their

@@ -116,7 +116,7 @@ func (d *Door) common(x *visit, m method, known bool) *ostiary.Error {
 	if m.refused != "" {
 		return malformed("method_not_found", "/method", m.refused)
 	}
-	if _, ok := d.servers[x.server]; x.server != "" && !ok {
+	if _, ok := d.server(x.server); x.server != "" && !ok {
 		return ostiary.Errorf(ostiary.NotFound, "unknown_server", "there is no server of that name").At("path")
 	}
 	return progressToken(x)
@@ -195,7 +195,7 @@ func (d *Door) whose(endpoint, name string) (server, own string, ok bool) {
 		return endpoint, name, true
 	}
 	server, own, ok = strings.Cut(name, separator)
-	if _, configured := d.servers[server]; !configured || own == "" {
+	if _, configured := d.server(server); !configured || own == "" {
 		return "", "", false
 	}
 	return server, own, ok

@@ -125,7 +125,7 @@ func (d *Door) admit(r *http.Request, rt *route) *ostiary.Error {
 			return bad("repeated_header", name, "this header may be sent once")
 		}
 	}
-	if o := r.Header.Values("Origin"); len(o) == 1 && !d.origins[o[0]] {
+	if o := r.Header.Values("Origin"); len(o) == 1 && !d.settings.Load().origins[o[0]] {
 		return bad("origin", "Origin", "this origin is not allowed; an operator can allow it")
 	}
 	if r.Header.Get("Upgrade") != "" || r.Header.Get("Http2-Settings") != "" {

@@ -653,7 +653,7 @@ func TestRoutes(t *testing.T) {
 func TestEmptyOptionsAllowNothing(t *testing.T) {
 	t.Run("B11 no servers", func(t *testing.T) {
 		w := newWorld(t)
-		w.door.servers = map[string]Server{}
+		w.door.settings.Store(&settings{})
 		if rec := w.do(request("/mcp", "tools/list", "")); bytes.Contains(rec.Body.Bytes(), []byte("send")) {
 			t.Error(rec.Body)
 		}

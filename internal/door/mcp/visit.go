@@ -87,7 +87,7 @@ func (x *visit) blame(e *ostiary.Error) *ostiary.Error {
 // known returns a server's name if it is configured: what a client made up
 // does not become the name of anything.
 func (x *visit) known(server string) string {
-	if _, ok := x.door.servers[server]; ok {
+	if _, ok := x.door.server(server); ok {
 		return server
 	}
 	return ""

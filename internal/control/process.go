@@ -1,0 +1,64 @@
+package control
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+// Settings are what may change while the gateway runs. They are never changed,
+// only replaced.
+type Settings struct {
+	Servers []string      // configured names, sorted
+	Recheck time.Duration // between readings of a server's definitions
+}
+
+// Configure puts other settings in place.
+func (c *Control) Configure(s Settings) {
+	c.settings.Store(&s)
+	select {
+	case c.changed <- struct{}{}:
+	default: // Watch has not looked since the last change: it will see this one
+	}
+}
+
+// Process is the gateway as a whole, which control asks for what no single
+// part can do. Safe for concurrent use.
+type Process interface {
+	// Reload reads the configuration again and applies all of it or nothing.
+	// It is recorded before it takes effect.
+	Reload(ctx context.Context) (Reloaded, error)
+}
+
+// Reloaded is what became of reading the configuration again.
+type Reloaded struct {
+	Changed  []string        `json:"changed"` // keys of the configuration, sorted
+	Snapshot uint64          `json:"snapshot"`
+	Problems []PolicyProblem `json:"problems,omitempty"`
+}
+
+// RecordReload writes down that a configuration is about to be applied: which
+// keys changed, not to what, since values may be secrets.
+func (c *Control) RecordReload(ctx context.Context, changed []string) error {
+	detail := map[string]string{"text": "configuration reloaded: " + strings.Join(changed, ", "), "by": operator(ctx)}
+	_, err := c.change(ctx, "reload_configuration", "ok", detailJSON(detail))
+	return err
+}
+
+func (c *Control) process() (Process, error) {
+	if c.o.Process == nil {
+		return nil, ostiary.Errorf(ostiary.Unavailable, "embedded", "this gateway runs inside another program, which owns its configuration and data")
+	}
+	return c.o.Process, nil
+}
+
+func (c *Control) postReload(r *http.Request) (any, error) {
+	p, err := c.process()
+	if err != nil {
+		return nil, err
+	}
+	return p.Reload(r.Context())
+}
