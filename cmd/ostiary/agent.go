@@ -20,9 +20,14 @@ func show(s string) string {
 	return catalog.Show(s)
 }
 
-type statusCmd struct{}
+type statusCmd struct {
+	Check bool `help:"Say only whether calls are taken; exit with 1 if not."`
+}
 
-func (statusCmd) Run(e *env) error {
+func (c statusCmd) Run(e *env) error {
+	if c.Check {
+		return checkHealth(e)
+	}
 	var s control.Status
 	if err := e.ask(http.MethodGet, "/v1/status", nil, nil, &s); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/control"
 )
 
@@ -30,5 +31,32 @@ func (reloadCmd) Run(e *env) error {
 		what = "changed: " + strings.Join(r.Changed, ", ")
 	}
 	fmt.Fprintf(e.stdout, "reloaded; %s; snapshot %d\n", what, r.Snapshot)
+	return nil
+}
+
+// checkHealth is "status --check": for scripts, containers and service
+// managers, which look at the exit status.
+func checkHealth(e *env) error {
+	var h control.Health
+	if err := e.ask(http.MethodGet, "/v1/health", nil, nil, &h); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		if err := e.printJSON(h); err != nil {
+			return err
+		}
+	}
+	var wrong []string
+	for _, c := range h.Checks {
+		if !c.OK {
+			wrong = append(wrong, c.Name+": "+show(c.Detail))
+		}
+	}
+	if !h.Ready {
+		return ostiary.Errorf(ostiary.Unavailable, "not_ready", "the gateway takes no calls: %s", strings.Join(wrong, "; "))
+	}
+	if !e.cli.JSON {
+		fmt.Fprintln(e.stdout, "ready")
+	}
 	return nil
 }

@@ -47,6 +47,7 @@ func routes() []route {
 		{"POST /v1/tools/read", taking((*Control).postRead)},
 		{"POST /v1/tools/accept", taking((*Control).postAccept)},
 		{"POST /v1/policy/load", (*Control).postPolicy},
+		{"GET /v1/health", (*Control).getHealth},
 		{"POST /v1/reload", (*Control).postReload},
 		{"GET /v1/log", (*Control).getLog},
 		{"GET /v1/log/entry", (*Control).getStory},

@@ -31,6 +31,30 @@ type Process interface {
 	// Reload reads the configuration again and applies all of it or nothing.
 	// It is recorded before it takes effect.
 	Reload(ctx context.Context) (Reloaded, error)
+	// Health says whether the process works and whether it takes calls.
+	Health(ctx context.Context) Health
+}
+
+// Health is the answer of GET /v1/health.
+type Health struct {
+	Live   bool          `json:"live"`  // false: only a restart helps
+	Ready  bool          `json:"ready"` // calls are taken: every check is ok
+	Checks []HealthCheck `json:"checks"`
+}
+
+// HealthCheck is one thing that must be so for calls to be taken.
+type HealthCheck struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"` // why it is not
+}
+
+func (c *Control) getHealth(r *http.Request) (any, error) {
+	p, err := c.process()
+	if err != nil {
+		return nil, err
+	}
+	return p.Health(r.Context()), nil
 }
 
 // Reloaded is what became of reading the configuration again.

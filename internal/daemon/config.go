@@ -62,6 +62,10 @@ type Listen struct {
 	// Control is the Unix socket of the operator's commands. Default "<data>/control.sock". Only the user the
 	// gateway runs as, and root, may use it.
 	Control string `yaml:"control"`
+	// Health is a plain-HTTP address with GET /livez and /readyz and nothing else, for load balancers and
+	// orchestrators. They say ok or no and never why; beyond this machine, anybody who reaches it learns that much.
+	// Default: off.
+	Health string `yaml:"health"`
 	// Origins are the browser origins that may call the MCP endpoints. Default: none.
 	Origins []string `yaml:"origins"`
 }
@@ -356,6 +360,11 @@ func (c *Config) checkListen() error {
 		}
 		if a, err := netip.ParseAddr(host); err != nil || !a.Unmap().IsLoopback() {
 			return c.bad("listen.loopback", "it must be a loopback address such as 127.0.0.1: tokens travel in the clear here")
+		}
+	}
+	if c.Listen.Health != "" {
+		if _, _, err := net.SplitHostPort(c.Listen.Health); err != nil {
+			return c.bad("listen.health", "write host:port, for example 127.0.0.1:8081")
 		}
 	}
 	return c.checkOrigins("listen.origins", c.Listen.Origins)

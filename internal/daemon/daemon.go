@@ -68,9 +68,11 @@ type Daemon struct {
 	control   *control.Control
 	door      *mcp.Door
 	live      live // what Reload replaces
+	health    health
 
 	agents   net.Listener
 	loopback net.Listener // nil if off
+	probing  net.Listener // nil if off
 	socket   net.Listener
 
 	closers []func() error // in the order things were opened
@@ -168,6 +170,12 @@ func (d *Daemon) listen(context.Context) (err error) {
 			return d.cfg.bad("listen.loopback", err.Error())
 		}
 		d.onClose(d.loopback.Close)
+	}
+	if d.cfg.Listen.Health != "" {
+		if d.probing, err = net.Listen("tcp", d.cfg.Listen.Health); err != nil {
+			return d.cfg.bad("listen.health", err.Error())
+		}
+		d.onClose(d.probing.Close)
 	}
 	if d.socket, err = listenUnix(d.cfg.Listen.Control); err != nil {
 		return d.cfg.bad("listen.control", err.Error())
@@ -424,13 +432,16 @@ func (d *Daemon) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failed := make(chan error, 8) // one for each listener and one for the logs, and nobody waits
+	defer d.serveHealth()()
 	d.firstReading(ctx, d.cfg.serverNames())
 	servers := d.serveAll(failed)
+	d.health.serving.Store(true)
 
 	var background sync.WaitGroup
 	background.Go(func() { d.journal.watch(ctx, failed) })
 	background.Go(func() { d.control.Watch(ctx) })
 	background.Go(func() { d.refresh(ctx) })
+	background.Go(func() { d.feel(ctx) })
 
 	d.log.Info("serving", "agents", d.Endpoint(), "control", d.cfg.Listen.Control)
 	var err error
@@ -439,6 +450,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	case err = <-failed:
 	}
 	d.log.Info("stopping", "cause", err)
+	d.health.draining.Store(true)
 	cancel()
 	return errors.Join(err, d.stop(servers, &background))
 }
