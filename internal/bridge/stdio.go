@@ -47,7 +47,7 @@ func (b *Bridge) Stdio(ctx context.Context, endpoint string, in io.Reader, out i
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	p := &pipe{b: b, url: b.gateway + endpoint, out: out, cancel: cancel, inflight: map[string]context.CancelFunc{}, ready: make(chan struct{}, 1)}
+	p := &pipe{b: b, url: b.gateway + endpoint, out: out, cancel: cancel, inflight: map[*flight]struct{}{}, ready: make(chan struct{}, 1)}
 	var keeper sync.WaitGroup
 	keeper.Go(func() { b.keep(ctx) })
 	defer keeper.Wait()
@@ -74,7 +74,7 @@ type pipe struct {
 	broken error // the first failure to write; sticky
 
 	mu       sync.Mutex // guards what follows
-	inflight map[string]context.CancelFunc
+	inflight map[*flight]struct{}
 	version  string // the last revision spoken
 	session  session
 
@@ -217,11 +217,19 @@ func (p *pipe) cancelled(id ostiary.Value) (done bool) {
 	if p.session.id != "" || !mcpwire.ValidID(id) {
 		return false
 	}
-	stop, ok := p.inflight[key(id)]
-	if ok {
-		stop()
+	for f := range p.inflight {
+		if f.key == key(id) {
+			f.stop()
+		}
 	}
 	return p.version == mcpwire.Version20260728
+}
+
+// flight is a request under way. A client that has its answer may use the id
+// again before we are done with the first, so an id names all that have it.
+type flight struct {
+	key  string
+	stop context.CancelFunc
 }
 
 // key names a request by its id: a string never equals a number.
@@ -235,7 +243,7 @@ func key(id ostiary.Value) string {
 // start sends a request. With wait it returns when the answer is through.
 func (p *pipe) start(ctx context.Context, line []byte, m *mcpwire.Message, wait bool) {
 	ctx, stop := context.WithCancel(ctx)
-	k := key(m.ID)
+	f := &flight{key(m.ID), stop}
 	p.mu.Lock()
 	if len(p.inflight) >= maxInflight {
 		p.mu.Unlock()
@@ -243,16 +251,13 @@ func (p *pipe) start(ctx context.Context, line []byte, m *mcpwire.Message, wait 
 		p.fail(m.ID.Bytes(), "too many requests are under way: wait for answers first", mcpwire.CodeInternal)
 		return
 	}
-	if _, taken := p.inflight[k]; taken || k == "" {
-		k = "#" + strconv.FormatInt(p.ids.Add(1), 10) // the gateway refuses it; it only needs a place
-	}
-	p.inflight[k] = stop
+	p.inflight[f] = struct{}{}
 	p.mu.Unlock()
 	run := func() {
 		p.exchange(ctx, line, m)
 		stop()
 		p.mu.Lock()
-		delete(p.inflight, k)
+		delete(p.inflight, f)
 		p.mu.Unlock()
 	}
 	if wait {

@@ -16,6 +16,8 @@ import (
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/ostiary/ostiary/internal/identity"
+	"github.com/ostiary/ostiary/internal/mcpwire"
+	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
 // client is the local end of a bridge on stdio.
@@ -478,4 +480,21 @@ func FuzzLines(f *testing.F) {
 			}
 		}
 	})
+}
+
+// An id that was used again at once, as the answer was still being put away,
+// names the new request too; another id, or the same digits as text, does not.
+func TestCancelledIDs(t *testing.T) {
+	doc, err := strictjson.Parse([]byte(`1`), strictjson.Request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := map[string]int{}
+	p := &pipe{version: mcpwire.Version20260728, inflight: map[*flight]struct{}{}}
+	for _, k := range []string{`1`, `1`, `2`, `"1`, ``} {
+		p.inflight[&flight{k, func() { stopped[k]++ }}] = struct{}{}
+	}
+	if id := doc.Root(); !p.cancelled(id) || stopped[`1`] != 2 || len(stopped) != 1 {
+		t.Errorf("%v", stopped)
+	}
 }
