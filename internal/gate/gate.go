@@ -74,6 +74,7 @@ func New(o Options) *Gate {
 	if o.Identity == nil || o.Facts == nil || o.Validator == nil || o.Policy == nil || o.Ledger == nil || o.Egress == nil || o.Tainter == nil || o.Clock == nil || o.Logger == nil {
 		panic("gate: a required neighbour is missing")
 	}
+	o = o.guarded()
 	return &Gate{
 		identity: o.Identity, facts: o.Facts, validator: o.Validator, policy: o.Policy, ledger: o.Ledger, egress: o.Egress,
 		inspectors: o.Inspectors, obligers: o.Obligers, tainter: o.Tainter, holder: o.Holder,

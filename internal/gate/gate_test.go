@@ -253,11 +253,11 @@ func checkAccounted(t *testing.T, w *world, step, how string) {
 		t.Errorf("%d outcomes, want exactly one", len(o))
 	case step == "append intent" && how != "panic" && o[0].Answers.IsZero() != (how == "error"):
 		t.Errorf("the outcome answers %q: it must answer an Intent that may stand, and no other", o[0].Answers)
-	case (step == "confirm" || step == "taint") && how != "panic":
+	case step == "confirm", step == "taint":
 		if o[0].Disposition != ostiary.Withheld {
 			t.Errorf("disposition %v: the reply was there and was kept back", o[0].Disposition)
 		}
-	case step == "next", step == "confirm", step == "taint", step == "forward" && how != "error":
+	case step == "next", step == "forward" && how != "error":
 		if o[0].Disposition != ostiary.Unknown {
 			t.Errorf("disposition %v: what was sent may have happened", o[0].Disposition)
 		}
@@ -466,7 +466,7 @@ func (f obliger) Oblige(_ context.Context, r *ostiary.Request, _ ostiary.Obligat
 
 func TestRewriteIsANewActionBeforeRecord(t *testing.T) {
 	permit := func(*ostiary.Request) ostiary.Decision {
-		return ostiary.Decision{Permit: true, Code: "permit", Obligations: []ostiary.Obligation{{Type: "redact"}}}
+		return ostiary.Decision{Permit: true, Code: "permit", Snapshot: 1, Obligations: []ostiary.Obligation{{Type: "redact"}}}
 	}
 	args := func(s string) ostiary.Value {
 		return ostiary.NewDocument([]byte(s), []ostiary.Node{{Kind: ostiary.Object, End: uint32(len(s)), Next: 1}}).Root()
@@ -587,7 +587,7 @@ func TestHeldCallRestarts(t *testing.T) {
 	granted := false
 	w.decision = func(*ostiary.Request) ostiary.Decision {
 		if granted {
-			return ostiary.Decision{Permit: true, Code: "permit"}
+			return ostiary.Decision{Permit: true, Code: "permit", Snapshot: 1}
 		}
 		return ostiary.Decision{Code: "forbid", Remedies: []ostiary.Remedy{{Fact: "approval:x"}}}
 	}

@@ -32,10 +32,7 @@ func (s *inspected) Next(ctx context.Context) (f Frame, err error) {
 	if s.ended {
 		return Frame{}, io.EOF
 	}
-	if f, err = s.inner.Next(ctx); err != nil {
-		if err == io.EOF { // a reply without its final frame is no reply
-			err = ostiary.Errorf(ostiary.Upstream, "reply_cut", "the reply ended before its result")
-		}
+	if f, err = s.next(ctx); err != nil {
 		return Frame{}, s.fail(ctx, ostiary.Unknown, err)
 	}
 	if err := s.mayRead(ctx); err != nil {
@@ -77,14 +74,34 @@ func (s *inspected) mayRead(ctx context.Context) error {
 }
 
 func (s *inspected) look(ctx context.Context, f Frame) error {
+	if f.Kind == FrameNone {
+		return ostiary.Errorf(ostiary.Upstream, "frame_none", "the reply holds something that is no message")
+	}
 	for _, i := range s.g.inspectors {
-		findings, err := i.Inspect(ctx, s.x.request, f)
+		findings, err := s.inspect(ctx, i, f)
 		s.x.findings = append(s.x.findings, findings...)
 		if err != nil {
 			return err
 		}
 	}
+	if ctx.Err() != nil && s.x.call.Target.Kind == ToServer { // it took too long to look, or to arrive
+		return ostiary.Errorf(ostiary.Unavailable, "caller_left", "the caller's time ended before the reply could be released").Because(ctx.Err())
+	}
 	return nil
+}
+
+func (s *inspected) next(ctx context.Context) (f Frame, err error) {
+	defer (&wary{log: s.g.log}).named("reply", &err)
+	f, err = s.inner.Next(ctx)
+	if err == io.EOF { // a reply without its final frame is no reply
+		err = ostiary.Errorf(ostiary.Upstream, "reply_cut", "the reply ended before its result")
+	}
+	return f, err
+}
+
+func (s *inspected) inspect(ctx context.Context, i Inspector, f Frame) (found []ostiary.Finding, err error) {
+	defer (&wary{log: s.g.log}).named("inspect", &err)
+	return i.Inspect(ctx, s.x.request, f)
 }
 
 // fail ends the exchange, closes the far side and names the entry.
