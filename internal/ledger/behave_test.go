@@ -462,6 +462,11 @@ func TestReadAndIndex(t *testing.T) {
 	if err := x.Rebuild(t.Context()); err != nil || len(ix.rows) != 21 {
 		t.Errorf("rebuilt: %d rows, %v", len(ix.rows), err)
 	}
+	// An index that is ahead was built from a log that is no more.
+	ix.rows, ix.pos = append(ix.rows, ledger.Row{}), 500
+	if err := x.Catchup(t.Context()); err != nil || len(ix.rows) != 21 || ix.pos != 21 {
+		t.Errorf("an index ahead of its log: %d rows, position %d, %v", len(ix.rows), ix.pos, err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	seen := 0
 	err := l.Follow(ctx, ostiary.EntryRef{}, func(r *ledger.Record) error {

@@ -60,6 +60,9 @@ func (x *Indexer) Catchup(ctx context.Context) error {
 				return err
 			}
 			size := v.head.Load().Size
+			if from > size { // it was built from another log, now gone: the log is the truth
+				return x.Rebuild(ctx)
+			}
 			at := v.ref(from)
 			x.at.Store(&at)
 			if from >= size {
