@@ -113,6 +113,11 @@ func (c Containment) String() string {
 	return containmentNames[c]
 }
 
+// Passes reports whether anything may pass at this level: at the levels below
+// Quarantined policy decides, from there on and while nothing is established
+// everything is refused.
+func (c Containment) Passes() bool { return c == None || c == Throttled || c == Restricted }
+
 var containmentNames = [...]string{"not-established", "none", "throttled", "restricted", "quarantined", "suspended"}
 
 // Finding is what an inspector saw, with confidence.

@@ -29,6 +29,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/catalog"
+	"github.com/ostiary/ostiary/internal/containment"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/policy"
@@ -48,16 +49,9 @@ type Store interface {
 	Close() error
 }
 
-// Containment is how far something is cut off, and why.
-type Containment struct {
-	Scope  string // what Name names: "agent", "principal", "server", "zone", "all"
-	Name   string
-	Level  ostiary.Containment
-	Reason string
-	By     string // who decided
-	At     time.Time
-	Rev    uint64 // the revision that set it
-}
+// Containment is how far something is cut off, and why. Beside the scopes that
+// can be set today the store keeps any other.
+type Containment = containment.Record
 
 // Containments keeps containment levels. Writes are durable before they
 // return. Safe for concurrent use, also from several processes.
