@@ -40,6 +40,9 @@ type Gate struct {
 	ledger    Ledger
 	egress    Egress
 
+	containments Containments
+	throttle     throttle
+
 	inspectors []Inspector
 	obligers   map[string]Obliger
 	tainter    Tainter
@@ -53,30 +56,33 @@ type Gate struct {
 // Options are the neighbours New needs. Inspectors, Obligers and Holder may be
 // empty; everything else is required.
 type Options struct {
-	Identity   Identity
-	Facts      Facts
-	Validator  Validator
-	Policy     Policy
-	Ledger     Ledger
-	Egress     Egress
-	Tainter    Tainter
-	Inspectors []Inspector
-	Obligers   map[string]Obliger // by obligation type; one not listed here denies
-	Holder     Holder
-	Clock      func() time.Time
-	Logger     *slog.Logger
+	Identity  Identity
+	Facts     Facts
+	Validator Validator
+	Policy    Policy
+	Ledger    Ledger
+	Egress    Egress
+	Tainter   Tainter
+	// Containments is asked again for calls under way: after the Intent, and
+	// before each frame of a reply.
+	Containments Containments
+	Inspectors   []Inspector
+	Obligers     map[string]Obliger // by obligation type; one not listed here denies
+	Holder       Holder
+	Clock        func() time.Time
+	Logger       *slog.Logger
 }
 
 // New returns a gate that is ready to handle calls. It panics if a required
 // neighbour is missing: a gate without one could only refuse, and that is a
 // mistake of wiring, not of a caller.
 func New(o Options) *Gate {
-	if o.Identity == nil || o.Facts == nil || o.Validator == nil || o.Policy == nil || o.Ledger == nil || o.Egress == nil || o.Tainter == nil || o.Clock == nil || o.Logger == nil {
+	if o.Identity == nil || o.Facts == nil || o.Validator == nil || o.Policy == nil || o.Ledger == nil || o.Egress == nil || o.Tainter == nil || o.Containments == nil || o.Clock == nil || o.Logger == nil {
 		panic("gate: a required neighbour is missing")
 	}
 	o = o.guarded()
 	return &Gate{
-		identity: o.Identity, facts: o.Facts, validator: o.Validator, policy: o.Policy, ledger: o.Ledger, egress: o.Egress,
+		identity: o.Identity, facts: o.Facts, validator: o.Validator, policy: o.Policy, ledger: o.Ledger, egress: o.Egress, containments: o.Containments,
 		inspectors: o.Inspectors, obligers: o.Obligers, tainter: o.Tainter, holder: o.Holder,
 		clock: o.Clock, log: o.Logger,
 	}

@@ -28,6 +28,8 @@ type world struct {
 	how      string // "error", "panic", "done" (happened, but reported failed)
 	decision func(*ostiary.Request) ostiary.Decision
 	contain  ostiary.Containment
+	later    func(asked int) ostiary.Containment // of calls under way, by how often it was asked; nil is none
+	asked    int
 	frames   []gate.Frame
 	sent     int
 	tainted  []string
@@ -77,6 +79,17 @@ func (w *world) Resolve(_ context.Context, s ostiary.Subject, c *gate.Call) (*os
 		Now: now, Containment: w.contain, Session: ostiary.Session{ID: "s"},
 		Mandate: ostiary.Mandate{ID: "m", Actions: []string{"bank___pay"}, Resources: []string{"bank"}, NotBefore: now.Add(-1), Expires: now.Add(time.Hour)},
 	}}, nil
+}
+
+func (w *world) Level(*ostiary.Subject, *ostiary.Action) ostiary.Containment {
+	w.asked++
+	if w.failAt == "standing" && w.fault("standing") != nil {
+		return ostiary.NotEstablished
+	}
+	if w.later != nil {
+		return w.later(w.asked)
+	}
+	return ostiary.None
 }
 
 func (w *world) Validate(*ostiary.Action) error { return w.fault("validate") }
@@ -145,7 +158,7 @@ func (s *stream) Next(ctx context.Context) (gate.Frame, error) {
 
 func (w *world) gate(change ...func(*gate.Options)) *gate.Gate {
 	return gatetest.New(gatetest.Neighbours{Options: func(o *gate.Options) {
-		o.Identity, o.Facts, o.Validator, o.Policy, o.Ledger, o.Egress, o.Tainter = w, w, w, w, w, w, w
+		o.Identity, o.Facts, o.Validator, o.Policy, o.Ledger, o.Egress, o.Tainter, o.Containments = w, w, w, w, w, w, w, w
 		for _, c := range change {
 			c(o)
 		}
@@ -203,7 +216,7 @@ func TestOrderOfSteps(t *testing.T) {
 // TestFaults makes every neighbour fail in every way: nothing that would have
 // been refused leaves, and every exit is accounted for.
 func TestFaults(t *testing.T) {
-	for _, step := range []string{"authenticate", "resolve", "validate", "decide", "append intent", "forward", "next", "confirm", "taint", "append outcome"} {
+	for _, step := range []string{"authenticate", "resolve", "validate", "decide", "append intent", "standing", "forward", "next", "confirm", "taint", "append outcome"} {
 		for _, how := range []string{"error", "panic", "done"} {
 			t.Run(step+"/"+how, func(t *testing.T) {
 				w := newWorld()
@@ -222,7 +235,7 @@ func TestFaults(t *testing.T) {
 				if w.sent > 0 && !intentDone {
 					t.Error("law 1: sent without a durable intent")
 				}
-				before := slices.Index([]string{"authenticate", "resolve", "validate", "decide", "append intent"}, step) >= 0
+				before := slices.Index([]string{"authenticate", "resolve", "validate", "decide", "append intent", "standing"}, step) >= 0
 				if before && w.sent != 0 {
 					t.Errorf("law 3: a fault at %s let the call out", step)
 				}

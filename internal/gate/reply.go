@@ -54,10 +54,17 @@ func (s *inspected) Next(ctx context.Context) (f Frame, err error) {
 }
 
 // mayRead is asked before each frame of a server reaches the caller: whoever
-// was revoked while the call ran hears nothing more, and content of unknown
-// integrity taints the session first.
+// was revoked or contained while the call ran hears nothing more, and content
+// of unknown integrity taints the session first. What a contained agent's
+// client says reaches no server either.
 func (s *inspected) mayRead(ctx context.Context) error {
 	x := s.x
+	if x.call.Target.Kind == ToLocal { // its responder ends by itself
+		return nil
+	}
+	if err := s.g.standing(x); err != nil {
+		return err
+	}
 	if x.call.Target.Kind != ToServer {
 		return nil
 	}

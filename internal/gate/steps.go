@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/ostiary/ostiary"
 )
@@ -32,7 +33,7 @@ func orNone(s string) string {
 // bytes, the result is a new action before record: validated and decided
 // again, once. A second rewrite is refused, so the loop cannot run away.
 func (g *Gate) decide(ctx context.Context, x *exchange) error {
-	if err := contained(x.request); err != nil {
+	if err := g.contained(x); err != nil {
 		return err
 	}
 	x.decision = g.policy.Decide(x.request)
@@ -61,17 +62,39 @@ func (g *Gate) decide(ctx context.Context, x *exchange) error {
 	return nil
 }
 
-// contained refuses what containment forbids whatever policy says. Throttled
-// and Restricted are facts for policy.
-func contained(r *ostiary.Request) error {
-	switch r.Context.Containment {
-	case ostiary.None, ostiary.Throttled, ostiary.Restricted:
+// contained refuses what containment forbids whatever policy says, and paces
+// who is throttled. What else Throttled and Restricted mean is up to policy.
+// The gateway's own readings are few, and not paced.
+func (g *Gate) contained(x *exchange) error {
+	level := x.request.Context.Containment
+	if err := passes(level, &x.subject, &x.request.Action); err != nil {
+		return err
+	}
+	if level == ostiary.None || x.subject.Via == ostiary.ViaSelf || x.call.Target.Kind != ToServer {
 		return nil
-	case ostiary.NotEstablished:
+	}
+	if wait := g.throttle.take(x.subject.Agent, x.request.Context.Now); wait > 0 {
+		return ostiary.Errorf(ostiary.Exhausted, "throttled", "%s is throttled to a call every %v; try again in %v", x.subject.Agent, throttleEvery, wait.Round(time.Millisecond))
+	}
+	return nil
+}
+
+// passes refuses what nothing may pass at a level.
+func passes(level ostiary.Containment, s *ostiary.Subject, a *ostiary.Action) error {
+	switch {
+	case level.Passes():
+		return nil
+	case level == ostiary.NotEstablished:
 		return ostiary.Errorf(ostiary.Contained, "not_established", "containment is not established; ask an operator")
 	default:
-		return ostiary.Errorf(ostiary.Contained, r.Context.Containment.String(), "%s is %s; ask an operator to release it", r.Subject.Agent, r.Context.Containment)
+		return ostiary.Errorf(ostiary.Contained, level.String(), "%s may not call %s: the agent, the tool, its server or everything is %s; ask an operator to release it", s.Agent, a.Name, level)
 	}
+}
+
+// standing asks containment as it is now, of a call that was resolved before.
+func (g *Gate) standing(x *exchange) error {
+	a := &x.request.Action
+	return passes(g.containments.Level(&x.subject, a), &x.subject, a)
 }
 
 // oblige carries out the obligations that act before the call leaves. One
@@ -127,6 +150,9 @@ func (g *Gate) bind(x *exchange) (*Clearance, error) {
 	}
 	if x.intended.ID.IsZero() || x.intended.ID != x.intentID {
 		return nil, ostiary.Errorf(ostiary.Internal, "not_recorded", "the intent has no receipt")
+	}
+	if err := g.standing(x); err != nil { // contained while the intent was written
+		return nil, err
 	}
 	x.bound = true
 	return &Clearance{dispatch: &Dispatch{

@@ -42,7 +42,7 @@ type Neighbours struct {
 func New(n Neighbours) *gate.Gate {
 	p := &agreeable{n}
 	o := gate.Options{
-		Identity: p, Facts: p, Validator: p, Policy: p, Ledger: p, Egress: p, Tainter: p,
+		Identity: p, Facts: p, Validator: p, Policy: p, Ledger: p, Egress: p, Tainter: p, Containments: p,
 		Clock: time.Now, Logger: slog.New(slog.DiscardHandler),
 	}
 	if n.Options != nil {
@@ -72,6 +72,8 @@ func (p *agreeable) Resolve(_ context.Context, s ostiary.Subject, call *gate.Cal
 		},
 	}, nil
 }
+
+func (p *agreeable) Level(*ostiary.Subject, *ostiary.Action) ostiary.Containment { return ostiary.None }
 
 func (p *agreeable) Validate(*ostiary.Action) error { return nil }
 
