@@ -35,6 +35,8 @@ type cli struct {
 	Status  statusCmd  `cmd:"" help:"Show what the gateway is doing."`
 	Agent   agentCmd   `cmd:"" help:"Enrol, list and revoke agents."`
 	Token   tokenCmd   `cmd:"" help:"Mint a short-lived bearer token for an agent that cannot hold a key."`
+	Contain containCmd `cmd:"" help:"Stop an agent, a tool, a server or everything, at once."`
+	Release releaseCmd `cmd:"" help:"Let go what was contained."`
 	Connect connectCmd `cmd:"" help:"Bridge a local MCP client to the gateway, holding its identity for it."`
 	Tools   toolsCmd   `cmd:"" help:"Show, compare and accept what servers offer."`
 	Policy  policyCmd  `cmd:"" help:"Write, check and load policies."`

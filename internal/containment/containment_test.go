@@ -139,7 +139,7 @@ func TestLease(t *testing.T) {
 		is(ostiary.None)
 		time.Sleep(containment.Lease)
 		is(ostiary.None)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		is(ostiary.NotEstablished)
 		for _, what := range []string{"revision", "list"} {
 			r.fail, r.rev = what, r.rev+1

@@ -1,6 +1,6 @@
 // Package control is the administrative side: enrolling agents, minting
-// tokens, reading and accepting tool definitions, publishing policy, and
-// asking the log. The commands of the ostiary program are clients of it.
+// tokens, reading and accepting tool definitions, publishing policy,
+// containing what goes wrong, and asking the log. The commands of the ostiary program are clients of it.
 //
 // It guarantees that every change of control state is an entry of the
 // deployment's log, and that what it asks of tool servers goes through the
@@ -21,6 +21,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/catalog"
+	"github.com/ostiary/ostiary/internal/containment"
 	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/ledger"
@@ -73,6 +74,8 @@ type Options struct {
 	Log       Log // the gateway's own: every action
 	Changelog Log // the deployment's: every change of control state
 	Settings
+	Containments *containment.Levels
+
 	Process  Process     // the gateway itself; nil for one that lives inside another program
 	Describe Description // what Status says of the process
 	Clock    func() time.Time

@@ -41,6 +41,8 @@ func routes() []route {
 		{"POST /v1/agents/join", taking((*Control).postJoin)},
 		{"POST /v1/agents/add", taking((*Control).postAgent)},
 		{"POST /v1/revocations", taking((*Control).postRevocation)},
+		{"GET /v1/containments", (*Control).getContainments},
+		{"POST /v1/containments", taking((*Control).postContainment)},
 		{"POST /v1/tokens", taking((*Control).postToken)},
 		{"GET /v1/tools", (*Control).getTools},
 		{"GET /v1/tools/diff", (*Control).getDiff},

@@ -24,7 +24,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc := string(text)
-	if len(routes()) < 13 {
+	if len(routes()) < 15 {
 		t.Errorf("only %d routes", len(routes()))
 	}
 	for _, r := range routes() {
@@ -40,7 +40,7 @@ func TestReference(t *testing.T) {
 		words[w] = true
 	}
 	forms := []any{Problem{}, PolicyProblem{}, Status{}, Key{}, ServerStatus{}, AgentRequest{}, Join{}, Agent{}, RevokeRequest{}, Revoked{},
-		TokenRequest{}, Token{}, Tool{}, ToolRequest{}, Accepted{}, Published{}, Entry{}, Listing{}, Story{}}
+		ContainRequest{}, Containment{}, TokenRequest{}, Token{}, Tool{}, ToolRequest{}, Accepted{}, Published{}, Entry{}, Listing{}, Story{}}
 	for _, f := range forms {
 		typ := reflect.TypeOf(f)
 		for i := range typ.NumField() {

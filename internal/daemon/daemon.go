@@ -26,6 +26,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/catalog"
+	"github.com/ostiary/ostiary/internal/containment"
 	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/door/mcp"
 	"github.com/ostiary/ostiary/internal/egress"
@@ -60,6 +61,7 @@ type Daemon struct {
 	ring      *keyring.Ring
 	store     *store.SQL
 	journal   *journal
+	contained *containment.Levels
 	authority *identity.Authority
 	book      *catalog.Book
 	engine    *policy.Engine
@@ -94,6 +96,7 @@ func Open(ctx context.Context, cfg *Config, log *slog.Logger) (_ *Daemon, err er
 		{"data folder and keys", d.openKeys},
 		{"store", d.openStore},
 		{"log", d.openLog},
+		{"containment", d.openContainment},
 		{"addresses", d.listen},
 		{"identity", d.openIdentity},
 		{"catalog", d.openCatalog},
@@ -195,7 +198,7 @@ func (d *Daemon) openIdentity(ctx context.Context) error {
 	}
 	d.authority, err = identity.Open(ctx, identity.Options{
 		TrustDomain: d.cfg.TrustDomain, Dir: filepath.Join(d.cfg.Data, "identity"), Keys: d.ring, Registry: d.store, Mandates: mandates,
-		Record: control.RecordEvent(d.journal.deployment, d.clock), Clock: d.clock, Log: d.log,
+		Record: control.RefuseSuspended(d.contained, control.RecordEvent(d.journal.deployment, d.clock)), Clock: d.clock, Log: d.log,
 		SVIDLife: time.Duration(d.cfg.Identity.SVIDLife), TokenLife: time.Duration(d.cfg.Identity.TokenLife), MandateLife: time.Duration(d.cfg.Identity.MandateLife),
 		Grace: grace(*d.cfg.Identity.ReturnWithin), Hosts: d.cfg.Listen.Names, Refused: d.journal.gateway.Count,
 	})
@@ -266,9 +269,9 @@ func (d *Daemon) openGate(context.Context) error {
 	d.engine = policy.New()
 	d.gate = gate.New(gate.Options{
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
-		Tainter: tainter{sessions}, Inspectors: []gate.Inspector{mcp.Envelope{}}, Clock: d.clock, Logger: d.log,
+		Containments: d.contained, Tainter: tainter{sessions}, Inspectors: []gate.Inspector{mcp.Envelope{}}, Clock: d.clock, Logger: d.log,
 		Facts: d.live.resolving(&gate.Resolver{
-			Tools: d.book, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{sessions}, Containments: noContainments{},
+			Tools: d.book, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{sessions}, Containments: d.contained,
 			Servers: d.cfg.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
 		}),
 	})
@@ -307,7 +310,7 @@ func (d *Daemon) openControl(context.Context) error {
 	d.control = control.New(control.Options{
 		Authority: d.authority, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
 		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d,
-		Describe: desc, Clock: d.clock, Logger: d.log,
+		Describe: desc, Containments: d.contained, Clock: d.clock, Logger: d.log,
 	})
 	return nil
 }
@@ -392,7 +395,7 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 		return err
 	}
 	o := mcp.Options{
-		Gate: d.gate, Identity: d.authority, Catalog: d.book, Visible: visibility{d.engine, &d.live}, PublicURL: d.publicURL(),
+		Gate: d.gate, Identity: d.authority, Catalog: d.book, Containments: d.contained, Visible: visibility{d.engine, &d.live}, PublicURL: d.publicURL(),
 		Origins: d.cfg.Listen.Origins, Sealer: sealer, Longest: time.Duration(d.cfg.Ledger.MaxActionTime), Clock: d.clock, Logger: d.log,
 	}
 	for _, l := range []net.Listener{d.agents, d.loopback} {

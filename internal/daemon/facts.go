@@ -70,11 +70,3 @@ type tainter struct{ sessions *provenance.Sessions }
 func (t tainter) Taint(id ostiary.SessionID, r ostiary.Resource) error {
 	return t.sessions.Taint(id, "server:"+r.Server)
 }
-
-// noContainments establishes that nobody is contained: there is no way to
-// contain anybody yet, so None is the truth and not a guess.
-type noContainments struct{}
-
-func (noContainments) Level(*ostiary.Subject, *ostiary.Action) ostiary.Containment {
-	return ostiary.None
-}

@@ -207,6 +207,50 @@ func permitted(ts *testscript.TestScript) map[string]bool {
 	}
 }
 
+func now(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: now NAME")
+	}
+	ts.Setenv(args[0], time.Now().UTC().Format(time.RFC3339Nano))
+}
+
+// permitSlack is for a call that read its clock, and was then set aside by the
+// machine's scheduler, before it found out that it may not leave.
+const permitSlack = 100 * time.Millisecond
+
+// unpermitted looks for calls that went out, or whose reply came in, after
+// what should have ended them. There must be refusals, or nobody called.
+func unpermitted(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: unpermitted TIME")
+	}
+	from, err := time.Parse(time.RFC3339Nano, args[0])
+	ts.Check(err)
+	ts.Check(ts.Exec("ostiary", "log", "--entries", "--json", "--since", args[0], "-n", "10000"))
+	refused := 0
+	last := time.Duration(0)
+	for _, line := range strings.Split(strings.TrimSpace(ts.ReadFile("stdout")), "\n") {
+		var x struct {
+			Entry, Kind, Disposition string
+			Time                     time.Time
+		}
+		ts.Check(json.Unmarshal([]byte(line), &x))
+		after := x.Time.Sub(from)
+		switch {
+		case x.Kind == "intent" || x.Disposition == "delivered":
+			if last = max(last, after); after > permitSlack {
+				ts.Fatalf("%s is a permit %v later: %s", x.Entry, after, line)
+			}
+		case x.Disposition == "refused":
+			refused++
+		}
+	}
+	if refused == 0 {
+		ts.Fatalf("nobody called")
+	}
+	ts.Logf("%d calls refused; the last permit %v after", refused, last)
+}
+
 // proven verifies a tlog-proof with the public package, as an auditor would,
 // against the entries that the log published.
 func proven(ts *testscript.TestScript, neg bool, args []string) {

@@ -21,6 +21,7 @@
 //	hammer TOKEN URL TOOL ARGUMENTS  call without a pause until hammer-stop, whatever the answers are
 //	killings FILE TOKEN AGENT  kill and start the gateway again and again while calls go on arriving in FILE, OSTIARY_KILLS times
 //	crowd ADDR FROM N KEPT  open N silent connections from a loopback address; fail unless KEPT stay open; crowd-leaves closes them
+//	now NAME           set $NAME to the time; unpermitted TIME: fail if the log holds a permit from 100 ms after it on
 //	executed FILE      fail unless each call that the recorder received has an intent in the log
 //	proven PROOF DIR KEYS  fail unless the proof shows an entry that is published in DIR, under one of the keys in a file
 //	again TEXT PROGRAM ARG...  run a program until its output holds the text
@@ -124,6 +125,8 @@ func Run(t *testing.T, dir string) {
 			"alive":        alive,
 			"hammer":       hammer,
 			"hammer-stop":  hammerStop,
+			"now":          now,
+			"unpermitted":  unpermitted,
 			"executed":     executed,
 			"proven":       proven,
 			"again":        again,

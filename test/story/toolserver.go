@@ -30,7 +30,7 @@ func toolserverMain() {
 	tools := fs.String("tools", "tools.json", "file with the tools array")
 	record := fs.String("record", "record.txt", "file that requests are recorded in")
 	answer := fs.String("answer", "", "file whose bytes are the result of every tools/call")
-	mode := fs.String("mode", "", "misbehave: redirect, drop, hang, wrong-id, twice, huge, error; on stdio: die, noise")
+	mode := fs.String("mode", "", "misbehave: redirect, drop, hang, wrong-id, twice, huge, error, wait (until the file \"go\" exists); on stdio: die, noise")
 	stdio := fs.Bool("stdio", false, "serve on stdin and stdout instead")
 	environ := fs.String("environ", "", "file that the environment and process id are written to at each start")
 	fs.Parse(os.Args[1:])
@@ -129,6 +129,14 @@ func (s *toolserver) call(w http.ResponseWriter, r *http.Request, id json.RawMes
 		}
 	case "hang":
 		time.Sleep(time.Minute)
+	case "wait":
+		for range 600 {
+			if isFile("go") {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		s.reply(w, id, result)
 	case "wrong-id":
 		s.reply(w, json.RawMessage(`987654321`), result)
 	case "twice":

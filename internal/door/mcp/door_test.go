@@ -29,18 +29,26 @@ type world struct {
 	door   *Door
 	server *httptest.Server
 
-	mu      sync.Mutex
-	calls   []gate.Call                                                // whatever reached the gate, in order
-	entries []*ostiary.Entry                                           // whatever it recorded
-	counted []string                                                   // whatever it only counted
-	sent    []*ostiary.Action                                          // whatever was forwarded to a server
-	forward func(context.Context, *gate.Dispatch) (gate.Stream, error) // plays the servers
-	decide  func(*ostiary.Request) ostiary.Decision                    // plays policy; nil permits
-	hide    map[string]bool                                            // tools not visible
-	tools   []*ostiary.Tool                                            // the catalog
-	refuse  error                                                      // resolve fails with it
-	now     func() time.Time
-	listens chan bool // if not nil, closed when a stream is open
+	mu        sync.Mutex
+	calls     []gate.Call                                                // whatever reached the gate, in order
+	entries   []*ostiary.Entry                                           // whatever it recorded
+	counted   []string                                                   // whatever it only counted
+	sent      []*ostiary.Action                                          // whatever was forwarded to a server
+	forward   func(context.Context, *gate.Dispatch) (gate.Stream, error) // plays the servers
+	decide    func(*ostiary.Request) ostiary.Decision                    // plays policy; nil permits
+	hide      map[string]bool                                            // tools not visible
+	tools     []*ostiary.Tool                                            // the catalog
+	contained map[ostiary.AgentID]ostiary.Containment
+	refuse    error // resolve fails with it
+	now       func() time.Time
+	listens   chan bool // if not nil, closed when a stream is open
+}
+
+// Level says None of everybody of whom the test says nothing else.
+func (w *world) Level(s *ostiary.Subject, _ *ostiary.Action) ostiary.Containment {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return max(ostiary.None, w.contained[s.Agent])
 }
 
 func (w *world) Tools() []*ostiary.Tool {
@@ -178,7 +186,7 @@ func newWorld(t *testing.T, defs ...*ostiary.Tool) *world {
 	}
 	var err error
 	w.door, err = New(Options{
-		Gate: w, Identity: w, Catalog: w, Visible: w, Sealer: seals{aead},
+		Gate: w, Identity: w, Catalog: w, Visible: w, Containments: w, Sealer: seals{aead},
 		Servers:   []Server{{Name: "bank", Origins: []string{"https://login.bank.example"}}, {Name: "docs"}},
 		PublicURL: "http://gate.test:8700", Hosts: []string{"localhost:8700"}, Origins: []string{"http://console.test"},
 		Longest: 15 * time.Minute, Clock: func() time.Time { return w.now() }, Logger: slog.New(slog.DiscardHandler),

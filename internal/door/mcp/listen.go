@@ -17,7 +17,7 @@ import (
 
 const (
 	// listenPoll is how soon a listening client learns of a changed list,
-	// and how soon a revoked one loses its stream.
+	// and how soon a revoked or contained one loses its stream.
 	listenPoll = 2 * time.Second
 	// maxListening bounds open streams of this kind; each costs a goroutine
 	// and an open exchange in the gate.
@@ -43,7 +43,7 @@ func (d *Door) listen(x *visit, _ method) {
 	}
 	on := func(name string) bool { return wanted.Get(name).Kind() == ostiary.True }
 	l := &listening{
-		door: d, creds: x.creds, subscription: x.msg.ID.Bytes(), acknowledge: true,
+		door: d, creds: x.creds, action: x.action, subscription: x.msg.ID.Bytes(), acknowledge: true,
 		want: listKinds{on("toolsListChanged"), on("promptsListChanged"), on("resourcesListChanged")},
 	}
 	x.local(x.action, l.open)
@@ -65,7 +65,7 @@ func (d *Door) openStream(x *visit) {
 		return
 	}
 	defer x.session.stopListening()
-	l := &listening{door: d, creds: x.creds, want: listKinds{true, true, true}, ended: x.session.ended}
+	l := &listening{door: d, creds: x.creds, action: x.action, want: listKinds{true, true, true}, ended: x.session.ended}
 	x.streamOnly = true
 	x.local(x.action, l.open)
 }
@@ -102,6 +102,7 @@ type listening struct {
 	subscription []byte // the id of subscriptions/listen, nil for GET
 	want         listKinds
 	creds        ostiary.Credentials
+	action       ostiary.Action
 	agent        ostiary.AgentID // whose place it takes
 	ended        <-chan struct{} // of the session; nil if there is none
 	until        time.Time       // when it must have ended
@@ -138,8 +139,7 @@ func (l *listening) Next(ctx context.Context) (gate.Frame, error) {
 	for len(l.queue) == 0 {
 		select {
 		case <-t.C:
-			// Who was revoked or whose credential ended hears nothing more.
-			if _, err := l.door.identity.Authenticate(ctx, l.creds); err != nil || !l.door.clock().Before(l.until) {
+			if !l.mayHear(ctx) || !l.door.clock().Before(l.until) {
 				return l.end()
 			}
 			l.look()
@@ -154,6 +154,13 @@ func (l *listening) Next(ctx context.Context) (gate.Frame, error) {
 	method := l.queue[0]
 	l.queue = l.queue[1:]
 	return l.frame(method, "")
+}
+
+// mayHear says no to whoever was revoked or contained, or whose credential
+// ended.
+func (l *listening) mayHear(ctx context.Context) bool {
+	s, err := l.door.identity.Authenticate(ctx, l.creds)
+	return err == nil && l.door.standing.Level(&s, &l.action).Passes()
 }
 
 // look queues a notification for each list that changed.

@@ -96,6 +96,33 @@ func TestListening(t *testing.T) {
 				}
 			})
 		})
+		t.Run("L01 "+name+" ends when its subject is contained", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				rec, done := w.stream(context.Background(), legacy)
+				contain := func(level ostiary.Containment) {
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					w.contained = map[ostiary.AgentID]ostiary.Containment{"spiffe://test/agent/bob": ostiary.Suspended, "spiffe://test/agent/alice": level}
+				}
+				contain(ostiary.Restricted)
+				time.Sleep(10 * time.Second)
+				select {
+				case <-done:
+					t.Fatal("it ended for what contains somebody else, or leaves it to policy")
+				default:
+				}
+				contain(ostiary.Quarantined)
+				start := time.Now()
+				<-done
+				if d := time.Since(start); d > listenPoll {
+					t.Errorf("it lived %s on: %s", d, rec.Body)
+				}
+				if last := w.entries[len(w.entries)-1]; last.Disposition != ostiary.Delivered {
+					t.Errorf("settled as %+v", last)
+				}
+			})
+		})
 		t.Run(name+" ends before the log gives up on it", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)

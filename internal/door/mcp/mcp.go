@@ -52,6 +52,13 @@ type Identity interface {
 	Authenticate(ctx context.Context, c ostiary.Credentials) (ostiary.Subject, error)
 }
 
+// Containments knows how far agents, tools and servers are cut off, as the
+// gate does. The door uses it for streams that only listen: they end soon
+// after nothing may pass any more. Safe for concurrent use.
+type Containments interface {
+	Level(s *ostiary.Subject, a *ostiary.Action) ostiary.Containment
+}
+
 // Catalog looks up accepted definitions in memory. Safe for concurrent use.
 type Catalog interface {
 	// Tools returns every known definition in a stable order. The caller
@@ -91,6 +98,8 @@ type Options struct {
 	Visible  Visibility
 	Servers  []Server
 
+	Containments Containments
+
 	// PublicURL is the scheme, host and port clients use, without a path:
 	// "https://gate.example:8700". A credential's audience is this and the
 	// path of the endpoint. Its host is an allowed Host.
@@ -124,6 +133,7 @@ type Door struct {
 	hosts    map[string]bool
 	sealer   Sealer
 	longest  time.Duration
+	standing Containments
 	boot     []byte // binds sealed states to this process, which alone remembers their use
 	spent    *spent
 	clock    func() time.Time
@@ -143,7 +153,7 @@ type Door struct {
 // New returns a door that is ready to serve. It fails if an option is missing
 // or cannot be meant.
 func New(o Options) (*Door, error) {
-	if o.Gate == nil || o.Identity == nil || o.Catalog == nil || o.Visible == nil || o.Sealer == nil || o.Longest <= 0 || o.Clock == nil || o.Logger == nil {
+	if o.Gate == nil || o.Identity == nil || o.Catalog == nil || o.Visible == nil || o.Sealer == nil || o.Containments == nil || o.Longest <= 0 || o.Clock == nil || o.Logger == nil {
 		return nil, errors.New("mcp: a required option is missing")
 	}
 	u, err := url.Parse(o.PublicURL)
@@ -153,7 +163,7 @@ func New(o Options) (*Door, error) {
 	d := &Door{
 		gate: o.Gate, identity: o.Identity, catalog: o.Catalog, visible: o.Visible,
 		audience: o.PublicURL, hosts: map[string]bool{strings.ToLower(u.Host): true},
-		sealer: o.Sealer, longest: o.Longest, boot: make([]byte, 16), spent: newSpent(o.Clock), clock: o.Clock, log: o.Logger,
+		sealer: o.Sealer, longest: o.Longest, standing: o.Containments, boot: make([]byte, 16), spent: newSpent(o.Clock), clock: o.Clock, log: o.Logger,
 		routes: routes(), methods: methods(),
 		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock), bodies: newBodies(), calls: newCalls(),
 		closed: make(chan struct{}),
