@@ -11,6 +11,24 @@ type Decision struct {
 	Snapshot    uint64       // number of the snapshot that decided
 	Evaluated   int          // policies evaluated, of Total
 	Total       int
+
+	// For operators alone; no caller is shown them.
+	Near   []NearMiss // of a denial for want of a permit: permits that nearly held, sorted by id
+	Shadow *Shadow    // what the candidate policies would have changed, nil if nothing
+}
+
+// NearMiss is a permit whose scope covers a call but whose conditions do not.
+type NearMiss struct {
+	Policy string // its @id
+	Where  string // file:line
+	Failed string // the first part of its conditions that does not hold, in Cedar
+}
+
+// Shadow is how candidate policies would have answered, where that differs
+// from the Decision. It was recorded and not enforced.
+type Shadow struct {
+	Outcome  string   // "permit", "requestable", "deny"; "error" if they could not be evaluated
+	Policies []string // the candidates that make the difference, sorted by id
 }
 
 // Requestable reports whether somebody's consent would change the denial.

@@ -191,6 +191,24 @@ func (v Value) Members() iter.Seq2[string, Value] {
 	}
 }
 
+// Pairs ranges over an object's members like Members, with each name as the
+// value it is in the text: for readers that need no copy of it.
+func (v Value) Pairs() iter.Seq2[Value, Value] {
+	return func(yield func(Value, Value) bool) {
+		if v.Kind() != Object {
+			return
+		}
+		end := v.at().Next
+		for i := v.node + 1; i < end; {
+			val := Value{v.doc, i + 1}
+			if !yield(Value{v.doc, i}, val) {
+				return
+			}
+			i = val.at().Next
+		}
+	}
+}
+
 // Elements ranges over an array's elements.
 func (v Value) Elements() iter.Seq2[int, Value] {
 	return func(yield func(int, Value) bool) {

@@ -139,6 +139,8 @@ type recorded struct {
 	Rewritten bool              `json:"rewritten,omitempty"`
 	Digest    string            `json:"action_digest"`
 	Findings  []findingFact     `json:"findings,omitempty"`
+	Near      []nearFact        `json:"near,omitempty"`
+	Shadow    *shadowFact       `json:"shadow,omitempty"`
 }
 
 // The recorded forms of the vocabulary, whose own types promise no JSON.
@@ -161,6 +163,15 @@ type (
 		Fact   string `json:"fact"`
 		Policy string `json:"policy"`
 	}
+	nearFact struct {
+		Policy string `json:"policy"`
+		Where  string `json:"where"`
+		Failed string `json:"failed"`
+	}
+	shadowFact struct {
+		Outcome  string   `json:"outcome"`
+		Policies []string `json:"policies"`
+	}
 	findingFact struct {
 		Inspector  string `json:"inspector,omitempty"`
 		Kind       string `json:"kind"`
@@ -179,6 +190,7 @@ func factsOf[F, V any](list []V, form func(V) F) (out []F) {
 
 func remedyOf(r ostiary.Remedy) remedyFact    { return remedyFact(r) }
 func reasonOf(r ostiary.Reason) reasonFact    { return reasonFact(r) }
+func nearOf(n ostiary.NearMiss) nearFact      { return nearFact(n) }
 func findingOf(f ostiary.Finding) findingFact { return findingFact(f) }
 
 func (x *exchange) inputs() []byte {
@@ -196,6 +208,10 @@ func (x *exchange) inputs() []byte {
 	}
 	in.Method, in.Tool, in.URI, in.Rewritten, in.Digest = a.Method, a.Tool, a.URI, a.Rewritten, a.Digest().String()
 	in.Remedies, in.Evaluated, in.Total = factsOf(x.decision.Remedies, remedyOf), x.decision.Evaluated, x.decision.Total
+	in.Near = factsOf(x.decision.Near, nearOf)
+	if s := x.decision.Shadow; s != nil {
+		in.Shadow = &shadowFact{s.Outcome, s.Policies}
+	}
 	b, err := json.Marshal(&in)
 	if err != nil { // no field can fail to marshal
 		panic(err)

@@ -24,7 +24,10 @@ func refuseAt(code, field, text string) *refusal {
 // converter turns one call's arguments into Cedar values by the tool's shape,
 // from the bytes as they arrived. It never uses Cedar's own JSON decoder,
 // which would let an argument pose as an entity.
-type converter struct{ left int }
+type converter struct {
+	left int
+	top  cedar.RecordMap // empty, to gather the arguments in; nil makes one
+}
 
 // input converts the arguments of a tool call. absent reports for each
 // declared argument, in the shape's order, whether it is missing.
@@ -69,12 +72,15 @@ func (c *converter) record(s *shape, v ostiary.Value, at pointer, depth int) (ce
 	if depth > maxDepth {
 		return cedar.Record{}, refuseAt("over_budget", at.String(), "it is nested too deep")
 	}
-	m := make(cedar.RecordMap, v.Len())
+	m := c.top
+	if c.top = nil; m == nil {
+		m = make(cedar.RecordMap, v.Len())
+	}
 	seen := 0
-	for name, val := range v.Members() {
-		f := s.get(name)
+	for name, val := range v.Pairs() {
+		f := s.named(name)
 		if f == nil {
-			here := pointer{up: &at, name: name}
+			here := pointer{up: &at, name: name.Text()}
 			return cedar.Record{}, refuseAt("unvalidated_request", here.String(), "the tool declares no such argument")
 		}
 		if f.Nullable && val.Kind() == ostiary.Null {
@@ -86,11 +92,11 @@ func (c *converter) record(s *shape, v ostiary.Value, at pointer, depth int) (ce
 		if f.Shape.Kind == kHidden {
 			continue
 		}
-		x, r := c.value(f.Shape, val, pointer{up: &at, name: name}, depth+1)
+		x, r := c.value(f.Shape, val, pointer{up: &at, name: f.Name}, depth+1)
 		if r != nil {
 			return cedar.Record{}, r
 		}
-		m[cedar.String(name)] = x
+		m[cedar.String(f.Name)] = x
 	}
 	for _, f := range s.Fields {
 		if f.Optional {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"maps"
 	"slices"
 	"sync/atomic"
 
@@ -109,7 +110,7 @@ func (s *Set) decide(r *ostiary.Request, verify bool) ostiary.Decision {
 	if s.world.schema.request(creq) != nil { // its message would print the whole context
 		return ostiary.Decision{Code: CodeUnvalidated, Total: s.total()}
 	}
-	sel := s.authorize.candidates(&q.entities, q.principal, q.act.uid, q.resource)
+	sel := q.choose(0, s.authorize)
 	d := ostiary.Decision{Evaluated: len(sel.at), Total: s.total()}
 	allow, diag := s.evaluate(sel, q, creq)
 	if verify && !s.verified(q, creq, allow, diag) {
@@ -122,20 +123,32 @@ func (s *Set) decide(r *ostiary.Request, verify bool) ostiary.Decision {
 	d.Reasons = s.authorize.reasons(diag)
 	if !allow {
 		s.deny(&d, q, creq, sel, diag)
+		if verify && !s.sameConsent(&d, q, creq, diag) {
+			return ostiary.Decision{Code: CodeIndex, Evaluated: d.Evaluated, Total: d.Total}
+		}
+	} else if !s.oblige(&d, q, creq) {
 		return d
+	} else {
+		d.Permit, d.Code = true, CodePermit
 	}
-	if !s.oblige(&d, q, creq) {
-		return d
+	if len(s.shadow.policies) > 0 {
+		d.Shadow = s.shadowed(&d, q, creq, sel, diag)
 	}
-	d.Permit, d.Code = true, CodePermit
 	return d
+}
+
+// choose fills one of the question's selections from an index.
+func (q *question) choose(place int, x *index) *selection {
+	sel := &q.chosen[place]
+	x.choose(sel, &q.entities, q.principal, q.act.uid, q.resource)
+	return sel
 }
 
 // verified evaluates every policy of the deciding sets without the index and
 // reports whether the answer is the same.
 func (s *Set) verified(q *question, creq cedar.Request, allow bool, diag cedar.Diagnostic) bool {
 	fullAllow, full := s.evaluate(s.authorize.all(), q, creq)
-	sel := s.obligate.candidates(&q.entities, q.principal, q.act.uid, q.resource)
+	sel := q.choose(1, s.obligate)
 	_, some := s.evaluate(sel, q, creq)
 	_, all := s.evaluate(s.obligate.all(), q, creq)
 	return allow == fullAllow && sameDiagnostic(diag, full) && sameDiagnostic(some, all)
@@ -144,7 +157,7 @@ func (s *Set) verified(q *question, creq cedar.Request, allow bool, diag cedar.D
 func (s *Set) total() int { return len(s.authorize.policies) + len(s.obligate.policies) }
 
 // evaluate is the only caller of cedar.Authorize.
-func (s *Set) evaluate(sel selection, q *question, creq cedar.Request) (bool, cedar.Diagnostic) {
+func (s *Set) evaluate(sel *selection, q *question, creq cedar.Request) (bool, cedar.Diagnostic) {
 	dec, diag := cedar.Authorize(sel, &q.entities, creq)
 	return dec == cedar.Allow, diag
 }
@@ -170,44 +183,98 @@ func (s *Set) clean(d *ostiary.Decision, x *index, q *question, diag cedar.Diagn
 // deny finishes a denial: by forbids, or for want of a permit. It is
 // requestable only if every forbid names a remedy and policy would permit
 // with all of them: nobody is asked for consent that could not help.
-func (s *Set) deny(d *ostiary.Decision, q *question, creq cedar.Request, sel selection, diag cedar.Diagnostic) {
+func (s *Set) deny(d *ostiary.Decision, q *question, creq cedar.Request, sel *selection, diag cedar.Diagnostic) {
 	if len(diag.Reasons) == 0 {
 		d.Code = CodeNoPermit
 		d.Reasons = []ostiary.Reason{{Policy: "ostiary-default", Text: "no policy permits " + q.act.name + " for this agent"}}
 		return
 	}
 	d.Code = CodeForbid
-	var remedies []ostiary.Remedy
-	var facts []string
-	for _, why := range diag.Reasons {
-		c := s.authorize.find(why.PolicyID)
-		if c.meta.remedy == "" {
-			return
-		}
-		remedies = append(remedies, ostiary.Remedy{Fact: c.meta.remedy, Policy: string(c.id)})
-		facts = append(facts, c.meta.remedy)
+	remedies, facts := s.authorize.remedies(diag)
+	if facts == nil {
+		return
 	}
-	with := creq
-	with.Context = q.satisfiedWith(facts)
-	if allow, again := s.evaluate(sel, q, with); allow && len(again.Errors) == 0 && !q.entities.missed {
+	if allow, _ := s.consented(q, creq, facts, sel); allow {
 		d.Remedies = remedies
 	}
 }
 
-// satisfiedWith is the context with facts added to context.satisfied.
-func (q *question) satisfiedWith(facts []string) cedar.Record {
-	have := q.context["satisfied"].(cedar.Set)
-	vals := make([]cedar.Value, 0, have.Len()+len(facts))
-	for v := range have.All() {
+// remedies returns what would discharge every forbid that decided, and the
+// facts alone; nothing if one of them cannot be discharged.
+func (x *index) remedies(diag cedar.Diagnostic) ([]ostiary.Remedy, []cedar.Value) {
+	remedies := make([]ostiary.Remedy, 0, len(diag.Reasons))
+	facts := make([]cedar.Value, 0, len(diag.Reasons))
+	for _, why := range diag.Reasons {
+		c := x.find(why.PolicyID)
+		if c.meta.remedy == "" {
+			return nil, nil
+		}
+		remedies = append(remedies, ostiary.Remedy{Fact: c.meta.remedy, Policy: string(c.id)})
+		facts = append(facts, cedar.String(c.meta.remedy))
+	}
+	return remedies, facts
+}
+
+// consented asks policies again as if facts were satisfied: the
+// counterfactual. It returns whether they permit together, and what the last
+// selection says.
+func (s *Set) consented(q *question, creq cedar.Request, facts []cedar.Value, sels ...*selection) (permit bool, last cedar.Diagnostic) {
+	creq.Context = q.satisfiedWith(facts, sels)
+	forbidden := false
+	for _, sel := range sels {
+		var allow bool
+		allow, last = s.evaluate(sel, q, creq)
+		if len(last.Errors) > 0 || q.entities.missed {
+			return false, last
+		}
+		permit = permit || allow
+		forbidden = forbidden || !allow && len(last.Reasons) > 0
+	}
+	return permit && !forbidden, last
+}
+
+// satisfiedWith is the context with facts added to context.satisfied, for
+// these policies: it holds no attribute that none of them looks at, since
+// building the others again costs more than evaluating. A condition that does
+// not look at an attribute has the same value without it.
+func (q *question) satisfiedWith(facts []cedar.Value, sels []*selection) cedar.Record {
+	clear(q.scratch)
+	for _, sel := range sels {
+		for _, i := range sel.at {
+			l := &sel.index.policies[i].looks
+			for _, name := range l.at {
+				if v, ok := q.context[name]; ok {
+					q.scratch[name] = v
+				}
+			}
+			if l.whole {
+				maps.Copy(q.scratch, q.context)
+			}
+		}
+	}
+	vals := facts
+	for v := range q.context["satisfied"].(cedar.Set).All() {
 		vals = append(vals, v)
 	}
-	for _, f := range facts {
-		vals = append(vals, cedar.String(f))
+	q.scratch["satisfied"] = cedar.NewSet(vals...)
+	return cedar.NewRecord(q.scratch) // a copy of its own
+}
+
+// sameConsent repeats the counterfactual with every policy and the whole
+// context, and reports whether it came to the same.
+func (s *Set) sameConsent(d *ostiary.Decision, q *question, creq cedar.Request, diag cedar.Diagnostic) bool {
+	_, facts := s.authorize.remedies(diag)
+	if facts == nil || d.Code != CodeForbid {
+		return true
 	}
-	q.context["satisfied"] = cedar.NewSet(vals...)
-	out := cedar.NewRecord(q.context) // a copy of its own
-	q.context["satisfied"] = have
-	return out
+	full := maps.Clone(q.context)
+	for v := range q.context["satisfied"].(cedar.Set).All() {
+		facts = append(facts, v)
+	}
+	full["satisfied"] = cedar.NewSet(facts...)
+	creq.Context = cedar.NewRecord(full)
+	allow, again := s.evaluate(s.authorize.all(), q, creq)
+	return (allow && len(again.Errors) == 0) == d.Requestable()
 }
 
 // oblige asks the obligate set what a permit demands. Any error denies.
@@ -215,7 +282,7 @@ func (s *Set) oblige(d *ostiary.Decision, q *question, creq cedar.Request) bool 
 	if len(s.obligate.policies) == 0 {
 		return true
 	}
-	sel := s.obligate.candidates(&q.entities, q.principal, q.act.uid, q.resource)
+	sel := q.choose(1, s.obligate)
 	d.Evaluated += len(sel.at)
 	if len(sel.at) == 0 {
 		return true

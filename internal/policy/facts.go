@@ -15,6 +15,11 @@ type question struct {
 	resource  cedar.EntityUID
 	entities  entities
 	context   cedar.RecordMap
+
+	// What one decision needs for a moment, kept for the next: cedar's records
+	// are copies of the maps they are made from.
+	system, scratch cedar.RecordMap
+	chosen          [3]selection // from authorize, obligate and shadow
 }
 
 // question returns one to fill in, used before if possible: it is large, and
@@ -22,7 +27,7 @@ type question struct {
 func (w *world) question(act *action) *question {
 	q, ok := w.pool.Get().(*question)
 	if !ok {
-		q = &question{context: make(cedar.RecordMap, 16)}
+		q = &question{context: make(cedar.RecordMap, 16), system: make(cedar.RecordMap, 1), scratch: make(cedar.RecordMap, 16)}
 	}
 	q.act = act
 	return q
@@ -31,8 +36,10 @@ func (w *world) question(act *action) *question {
 // release gives a question back, emptied.
 func (w *world) release(q *question) {
 	clear(q.context)
+	clear(q.system)
+	clear(q.scratch)
 	clear(q.entities.own)
-	*q = question{context: q.context, entities: entities{own: q.entities.own[:0]}}
+	*q = question{context: q.context, system: q.system, scratch: q.scratch, entities: entities{own: q.entities.own[:0]}, chosen: q.chosen}
 	w.pool.Put(q)
 }
 
@@ -152,7 +159,8 @@ func (w *world) facts(q *question, r *ostiary.Request) {
 	m["taint"] = w.stringSet(x.Taint)
 	m["satisfied"] = w.stringSet(x.Satisfied)
 	m["findings"] = w.findingSet(x.Findings)
-	m["system"] = cedar.NewRecord(cedar.RecordMap{"now": cedar.NewDatetime(x.Now)})
+	q.system["now"] = cedar.NewDatetime(x.Now)
+	m["system"] = cedar.NewRecord(q.system)
 }
 
 func (w *world) stringSet(list []string) cedar.Value {
@@ -185,7 +193,8 @@ func (w *world) arguments(q *question, r *ostiary.Request) *refusal {
 		q.context["input"], q.context["labels"] = in, w.emptyRecord
 		return ref
 	}
-	c := converter{left: maxNodes}
+	clear(q.scratch)
+	c := converter{left: maxNodes, top: q.scratch}
 	in, ref := c.input(q.act.input, r.Action.Arguments)
 	if ref != nil {
 		return ref

@@ -13,6 +13,29 @@ type compiled struct {
 	policy *cedar.Policy
 	rule   *rule
 	meta   meta
+	looks  looks
+}
+
+// looks is what of the context a policy's conditions look at.
+type looks struct {
+	at    []cedar.String // attributes
+	whole bool           // at the context as a value, and so at all of it
+}
+
+func (l *looks) expr(e *expr) {
+	of := (e.op == opAccess || e.op == opHas) && e.args[0].op == opVar && e.args[0].name == "context"
+	switch {
+	case of:
+		if n := cedar.String(e.name); !slices.Contains(l.at, n) {
+			l.at = append(l.at, n)
+		}
+		return
+	case e.op == opVar && e.name == "context":
+		l.whole = true
+	}
+	for _, a := range e.args {
+		l.expr(a)
+	}
 }
 
 // meta is what a policy's annotations and place say.
@@ -58,6 +81,9 @@ func newIndex(list []compiled) *index {
 	x := &index{list, map[cedar.EntityUID]uint32{}, map[cedar.EntityType]uint32{}, map[uint32]map[pair][]int32{}, nil}
 	for i := range list {
 		r := list[i].rule
+		for _, c := range r.conditions {
+			list[i].looks.expr(c.body)
+		}
 		at := pair{x.key(r.principal), x.key(r.resource)}
 		for _, a := range x.actionKeys(r.action) {
 			b := x.buckets[a]
@@ -173,7 +199,14 @@ func (x *index) upParents(dst []uint32, g cedar.EntityGetter, e cedar.Entity) []
 }
 
 // candidates returns the policies whose scope may match, sorted by id.
-func (x *index) candidates(g cedar.EntityGetter, principal, act, resource cedar.EntityUID) selection {
+func (x *index) candidates(g cedar.EntityGetter, principal, act, resource cedar.EntityUID) *selection {
+	s := &selection{}
+	x.choose(s, g, principal, act, resource)
+	return s
+}
+
+// choose is candidates into a selection used before.
+func (x *index) choose(s *selection, g cedar.EntityGetter, principal, act, resource cedar.EntityUID) {
 	var ab, pb, rb [16]uint32
 	ak, known := x.actions[act]
 	if !known {
@@ -181,7 +214,7 @@ func (x *index) candidates(g cedar.EntityGetter, principal, act, resource cedar.
 	}
 	pk := x.keys(pb[:0], g, principal)
 	rk := x.keys(rb[:0], g, resource)
-	var found []int32
+	found := s.at[:0]
 	for _, a := range ak {
 		b := x.buckets[a]
 		if b == nil {
@@ -194,7 +227,7 @@ func (x *index) candidates(g cedar.EntityGetter, principal, act, resource cedar.
 		}
 	}
 	slices.Sort(found)
-	return selection{x, slices.Compact(found)}
+	s.index, s.at = x, slices.Compact(found)
 }
 
 // anyResource returns the policies whose action and principal may match,
@@ -215,8 +248,8 @@ func (x *index) anyResource(g cedar.EntityGetter, principal, act cedar.EntityUID
 }
 
 // all returns every policy, for comparison with the index.
-func (x *index) all() selection {
-	s := selection{x, make([]int32, len(x.policies))}
+func (x *index) all() *selection {
+	s := &selection{x, make([]int32, len(x.policies))}
 	for i := range s.at {
 		s.at[i] = int32(i)
 	}
@@ -230,7 +263,7 @@ type selection struct {
 	at    []int32
 }
 
-func (s selection) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
+func (s *selection) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
 	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) {
 		for _, i := range s.at {
 			p := &s.index.policies[i]

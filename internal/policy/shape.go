@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"bytes"
 	"slices"
 	"strings"
+
+	"github.com/ostiary/ostiary"
 )
 
 // Limits on what policy sees of one call. They bound the work an agent can
@@ -57,6 +60,29 @@ func (s *shape) get(name string) *field {
 		return nil
 	}
 	i, ok := slices.BinarySearchFunc(s.Fields, name, func(f field, n string) int { return strings.Compare(f.Name, n) })
+	if !ok {
+		return nil
+	}
+	return &s.Fields[i]
+}
+
+// named is get by a name as it stands in JSON text. Only an escaped one is
+// copied.
+func (s *shape) named(name ostiary.Value) *field {
+	b := name.Bytes()
+	if len(b) < 2 || bytes.IndexByte(b, '\\') >= 0 {
+		return s.get(name.Text())
+	}
+	b = b[1 : len(b)-1]
+	i, ok := slices.BinarySearchFunc(s.Fields, b, func(f field, n []byte) int {
+		switch { // strings made of n here are compared and not kept, so not copied
+		case f.Name == string(n):
+			return 0
+		case f.Name < string(n):
+			return -1
+		}
+		return 1
+	})
 	if !ok {
 		return nil
 	}

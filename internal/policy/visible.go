@@ -54,7 +54,7 @@ func (v *viewer) prepare() bool {
 	}
 	w := v.set.world
 	v.q.act = &action{}
-	v.q.context = make(cedar.RecordMap, 14)
+	v.q.context, v.q.system = make(cedar.RecordMap, 14), make(cedar.RecordMap, 1)
 	if w.who(&v.q, v.req) != nil {
 		return false
 	}
@@ -111,7 +111,7 @@ func (v *viewer) possible(resourceKnown bool) bool {
 		exact := p.meta.argsFree && (resourceKnown || p.meta.resFree && p.rule.resource.kind == scopeAny)
 		holds := true
 		if exact {
-			_, diag := cedar.Authorize(selection{x, []int32{i}}, &q.entities, req)
+			_, diag := cedar.Authorize(&selection{x, []int32{i}}, &q.entities, req)
 			if len(diag.Errors) > 0 || q.entities.missed {
 				return false // such a call would be refused
 			}
