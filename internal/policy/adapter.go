@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go"
+	cedarast "github.com/cedar-policy/cedar-go/ast"
 	"github.com/cedar-policy/cedar-go/types"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
 	"github.com/cedar-policy/cedar-go/x/exp/schema"
@@ -344,4 +345,58 @@ func exprOf(n ast.IsNode) *expr {
 		return e
 	}
 	panic("policy: an expression this version of the language adapter does not know")
+}
+
+// conjunct is one part of a permit's conditions, as a policy of its own that
+// has no scope.
+type conjunct struct {
+	policy *cedar.Policy
+	text   string // in Cedar
+}
+
+// maxConjunct bounds the text of one part: a policy may be a thousand lines of
+// one condition.
+const maxConjunct = 512
+
+// conjuncts takes a permit's conditions apart: a permit holds exactly if all
+// of them do, tried in this order. What stands between && in a when are parts,
+// and what stands between || in an unless, turned round.
+func conjuncts(p *cedar.Policy) []conjunct {
+	var out []conjunct
+	var split func(n ast.IsNode, when bool)
+	split = func(n ast.IsNode, when bool) {
+		switch x := n.(type) {
+		case ast.NodeTypeAnd:
+			if when {
+				split(x.Left, when)
+				split(x.Right, when)
+				return
+			}
+		case ast.NodeTypeOr:
+			if !when {
+				split(x.Left, when)
+				split(x.Right, when)
+				return
+			}
+		}
+		out = append(out, conjunctOf(n, when))
+	}
+	for _, c := range (*ast.Policy)(p.AST()).Conditions {
+		split(c.Body, bool(c.Condition == ast.ConditionWhen))
+	}
+	return out
+}
+
+func conjunctOf(n ast.IsNode, when bool) conjunct {
+	alone := ast.Permit().When(ast.NewNode(n))
+	text := string(cedar.NewPolicyFromAST((*cedarast.Policy)(alone)).MarshalCedar())
+	_, text, _ = strings.Cut(text, "when {")
+	text = strings.Join(strings.Fields(strings.TrimSuffix(strings.TrimSpace(text), "};")), " ")
+	if !when {
+		alone, text = ast.Permit().Unless(ast.NewNode(n)), "!("+text+")"
+	}
+	if len(text) > maxConjunct {
+		text = strings.ToValidUTF8(text[:maxConjunct], "") + "…"
+	}
+	return conjunct{cedar.NewPolicyFromAST((*cedarast.Policy)(alone)), text}
 }

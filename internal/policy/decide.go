@@ -156,7 +156,7 @@ func (s *Set) verified(q *question, creq cedar.Request, allow bool, diag cedar.D
 
 func (s *Set) total() int { return len(s.authorize.policies) + len(s.obligate.policies) }
 
-// evaluate is the only caller of cedar.Authorize.
+// evaluate is the only caller of cedar.Authorize on whole policies.
 func (s *Set) evaluate(sel *selection, q *question, creq cedar.Request) (bool, cedar.Diagnostic) {
 	dec, diag := cedar.Authorize(sel, &q.entities, creq)
 	return dec == cedar.Allow, diag
@@ -187,6 +187,7 @@ func (s *Set) deny(d *ostiary.Decision, q *question, creq cedar.Request, sel *se
 	if len(diag.Reasons) == 0 {
 		d.Code = CodeNoPermit
 		d.Reasons = []ostiary.Reason{{Policy: "ostiary-default", Text: "no policy permits " + q.act.name + " for this agent"}}
+		d.Near = s.near(q, creq, sel)
 		return
 	}
 	d.Code = CodeForbid

@@ -3,6 +3,7 @@ package policy
 import (
 	"iter"
 	"slices"
+	"sync"
 
 	"github.com/cedar-policy/cedar-go"
 )
@@ -14,6 +15,7 @@ type compiled struct {
 	rule   *rule
 	meta   meta
 	looks  looks
+	parts  func() []conjunct // of a permit's conditions, taken apart when first needed
 }
 
 // looks is what of the context a policy's conditions look at.
@@ -84,6 +86,7 @@ func newIndex(list []compiled) *index {
 		for _, c := range r.conditions {
 			list[i].looks.expr(c.body)
 		}
+		list[i].parts = sync.OnceValue(func() []conjunct { return conjuncts(list[i].policy) })
 		at := pair{x.key(r.principal), x.key(r.resource)}
 		for _, a := range x.actionKeys(r.action) {
 			b := x.buckets[a]
