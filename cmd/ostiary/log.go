@@ -42,13 +42,16 @@ type logListCmd struct {
 	Disposition string `placeholder:"FATE" enum:",refused,held,delivered,withheld,failed,unknown" default:"" help:"Only this fate: refused, held, delivered, withheld, failed, unknown."`
 	Code        string `placeholder:"CODE" help:"Only this reason code."`
 	Session     string `placeholder:"ID" help:"Only this session."`
-	Since       string `placeholder:"TIME" help:"Not before: a time (2026-11-20T10:00:00Z) or how long ago (15m)."`
-	Until       string `placeholder:"TIME" help:"Before: a time or how long ago."`
-	Limit       int    `short:"n" default:"50" placeholder:"N" help:"At most this many (${default})."`
-	Follow      bool   `short:"f" help:"Keep printing what comes."`
-	All         bool   `short:"a" help:"Also entries that are no agent's action: openings, heartbeats, readings of definitions."`
-	Changes     bool   `help:"The deployment's log instead: joins, tokens, acceptances, snapshots, revocations."`
-	Entries     bool   `help:"Print every entry, not one line per action."`
+
+	ShadowDiffers bool `help:"Only what the candidates in shadow/ would have decided otherwise."`
+
+	Since   string `placeholder:"TIME" help:"Not before: a time (2026-11-20T10:00:00Z) or how long ago (15m)."`
+	Until   string `placeholder:"TIME" help:"Before: a time or how long ago."`
+	Limit   int    `short:"n" default:"50" placeholder:"N" help:"At most this many (${default})."`
+	Follow  bool   `short:"f" help:"Keep printing what comes."`
+	All     bool   `short:"a" help:"Also entries that are no agent's action: openings, heartbeats, readings of definitions."`
+	Changes bool   `help:"The deployment's log instead: joins, tokens, acceptances, snapshots, revocations."`
+	Entries bool   `help:"Print every entry, not one line per action."`
 }
 
 func (c *logListCmd) query() (url.Values, error) {
@@ -58,15 +61,11 @@ func (c *logListCmd) query() (url.Values, error) {
 			q.Set(key, v)
 		}
 	}
-	for key, v := range map[string]string{"since": c.Since, "until": c.Until} {
-		if v == "" {
-			continue
-		}
-		t, err := moment(v)
-		if err != nil {
-			return nil, ostiary.Errorf(ostiary.Malformed, key, "--%s: %v", key, err)
-		}
-		q.Set(key, t.UTC().Format(time.RFC3339Nano))
+	if err := setTimes(q, c.Since, c.Until); err != nil {
+		return nil, err
+	}
+	if c.ShadowDiffers {
+		q.Set("shadow", "differs")
 	}
 	switch {
 	case c.Changes:

@@ -21,6 +21,9 @@ type policyCmd struct {
 	Init  policyInitCmd  `cmd:"" help:"Write a starter policy that denies everything that changes state."`
 	Check policyCheckCmd `cmd:"" help:"Check the policy folder; every problem with file, line and suggestion."`
 	Load  policyLoadCmd  `cmd:"" help:"Publish the policy folder as the next snapshot."`
+
+	Explain policyExplainCmd `cmd:"" help:"Say why a call was decided as it was, and what nearly permitted it."`
+	Shadow  policyShadowCmd  `cmd:"" help:"Sum up what the candidates in shadow/ would have changed."`
 }
 
 // policyDir returns the folder of the argument or the configuration.

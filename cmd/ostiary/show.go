@@ -191,6 +191,9 @@ func (t teller) facts(inputs string) {
 	if inputs == "" || json.Unmarshal([]byte(inputs), &m) != nil {
 		return
 	}
+	t.near(inputs)
+	delete(m, "near")
+	delete(m, "shadow")
 	flat := map[string]string{}
 	flatten(flat, "", m)
 	name, line := "facts", ""
@@ -203,6 +206,24 @@ func (t teller) facts(inputs string) {
 		line += " " + word
 	}
 	t.line(name, "%s", line)
+}
+
+// near prints the permits that nearly held, and what the candidates in shadow/
+// would have done.
+func (t teller) near(inputs string) {
+	var in struct {
+		Near   []control.NearMiss
+		Shadow *control.Shadow
+	}
+	if json.Unmarshal([]byte(inputs), &in) != nil {
+		return
+	}
+	for _, n := range in.Near {
+		t.line("near", "%s would permit it but for: %s (%s)", n.Policy, n.Failed, n.Where)
+	}
+	if s := in.Shadow; s != nil {
+		t.line("shadow", "%s by %s, had the candidates been enforced", s.Outcome, strings.Join(s.Policies, ", "))
+	}
 }
 
 // whole keeps a name that an agent may have chosen from passing for several

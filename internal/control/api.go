@@ -173,6 +173,51 @@ type Published struct {
 	Problems []PolicyProblem `json:"problems,omitempty"`
 }
 
+// Explanation is why policy answered as it did, for operators: it names
+// conditions of policies.
+type Explanation struct {
+	Entry    string     `json:"entry"`
+	Decision string     `json:"decision"`
+	Code     string     `json:"code"`
+	Snapshot uint64     `json:"snapshot"` // that decided, and that explains
+	Policies []string   `json:"policies,omitempty"`
+	Near     []NearMiss `json:"near,omitempty"` // of a denial for want of a permit
+	Shadow   *Shadow    `json:"shadow,omitempty"`
+	Text     string     `json:"text"` // all of it in words
+}
+
+// NearMiss is a permit that nearly held.
+type NearMiss struct {
+	Policy string `json:"policy"`
+	Where  string `json:"where"`
+	Failed string `json:"failed"` // the first part of its conditions that did not hold, in Cedar
+}
+
+// Shadow is what the candidates in shadow/ would have made of a decision.
+type Shadow struct {
+	Outcome  string   `json:"outcome"` // "permit", "requestable", "deny", "error"
+	Policies []string `json:"policies"`
+}
+
+// ShadowSummary is the answer of GET /v1/policy/shadow.
+type ShadowSummary struct {
+	Candidates  int                `json:"candidates"` // in the active snapshot
+	Looked      int                `json:"looked"`     // actions looked at, newest first
+	Oldest      time.Time          `json:"oldest,omitzero"`
+	Differences []ShadowDifference `json:"differences"`
+}
+
+// ShadowDifference is how often one candidate would have changed one answer
+// into another.
+type ShadowDifference struct {
+	Policy   string   `json:"policy"`
+	Enforced string   `json:"enforced"` // the answer: "permit", "requestable", "deny"
+	Outcome  string   `json:"outcome"`  // what it would have been
+	Count    int      `json:"count"`
+	Agents   []string `json:"agents"` // some of them
+	Newest   string   `json:"newest"` // the newest such entry
+}
+
 // Entry is a ledger entry for people and programs.
 type Entry struct {
 	Ref         string    `json:"entry"`

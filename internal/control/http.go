@@ -49,6 +49,8 @@ func routes() []route {
 		{"POST /v1/tools/read", taking((*Control).postRead)},
 		{"POST /v1/tools/accept", taking((*Control).postAccept)},
 		{"POST /v1/policy/load", (*Control).postPolicy},
+		{"GET /v1/policy/explain", (*Control).getExplanation},
+		{"GET /v1/policy/shadow", (*Control).getShadow},
 		{"GET /v1/health", (*Control).getHealth},
 		{"POST /v1/reload", (*Control).postReload},
 		{"GET /v1/log", (*Control).getLog},

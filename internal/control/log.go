@@ -23,9 +23,16 @@ func (c *Control) getLog(r *http.Request) (any, error) {
 	}
 	details := q.Get("details") == "true"
 	q.Del("details")
+	shadow, err := takeShadow(q)
+	if err != nil {
+		return nil, err
+	}
 	f, err := filterOf(q)
 	if err != nil {
 		return nil, err
+	}
+	if shadow {
+		return c.getShadowLog(r, log, f, details)
 	}
 	rows, indexed, size, err := settled(r.Context(), log, f)
 	if err != nil {
@@ -181,20 +188,9 @@ func (c *Control) getStory(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, ostiary.Errorf(ostiary.Malformed, "entry", "%v", err).At("entry")
 	}
-	first, err := log.Entry(r.Context(), ref)
+	first, err := firstOf(r.Context(), log, ref)
 	if err != nil {
 		return nil, err
-	}
-	if id := first.Entry.Answers; !id.IsZero() {
-		rows, _, _, err := log.Query(r.Context(), ledger.Filter{ID: id, Limit: 1})
-		if err != nil {
-			return nil, err
-		}
-		if len(rows) == 1 {
-			if first, err = log.Entry(r.Context(), rows[0].Ref); err != nil {
-				return nil, err
-			}
-		}
 	}
 	return story(r.Context(), log, first)
 }

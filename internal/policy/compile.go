@@ -32,6 +32,9 @@ func (s *Set) Files() []string { return slices.Sorted(maps.Keys(s.files)) }
 // Policies returns how many policies decide, built-in ones included.
 func (s *Set) Policies() int { return s.total() }
 
+// Candidates returns how many policies are in shadow/.
+func (s *Set) Candidates() int { return len(s.shadow.policies) }
+
 // Schema returns the generated Cedar schema as text, for review beside the
 // policies. The same tools and groups give the same text.
 func (s *Set) Schema() []byte { return slices.Clone(s.world.schema.text) }
