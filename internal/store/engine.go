@@ -3,9 +3,12 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/ostiary/ostiary"
 )
@@ -16,6 +19,19 @@ type dialect struct {
 	bind     func(q string) string   // turns ? into the engine's own placeholders
 	schema   func(ddl string) string // turns our column types into the engine's
 	classify func(error) fault
+
+	// What only an engine behind a wire needs; empty for one in a file.
+	alone string        // takes the place of the only writer, first in each transaction
+	ask   string        // waits until a transaction whose answer was lost is over
+	most  time.Duration // a batch, and a read, may take: a wire can be dead
+}
+
+// bounded returns a context that ends when the engine's patience does.
+func (d dialect) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if d.most == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, d.most)
 }
 
 // fault is what an engine's error means for us.
@@ -37,9 +53,10 @@ const (
 // with its own revision. Reads have their own connections.
 type engine struct {
 	dialect dialect
-	conn    *sql.Conn // the writer's; only its goroutine uses it
+	conn    *sql.Conn // the writer's; only its goroutine uses it; nil while there is none
 	reads   *sql.DB
 	commit  func(ctx context.Context, c *sql.Conn) error // tests let it fail
+	connect func(ctx context.Context) (*sql.Conn, error) // replaces conn after a failure; nil if there is no other
 
 	queue   chan *op
 	quit    chan struct{}
@@ -59,9 +76,11 @@ type op struct {
 	done    chan struct{}
 }
 
-func newEngine(conn *sql.Conn, reads *sql.DB, d dialect) *engine {
+// newEngine starts a writer. commit ends a transaction; connect is nil for an
+// engine that has one connection for life.
+func newEngine(conn *sql.Conn, reads *sql.DB, d dialect, commit func(context.Context, *sql.Conn) error, connect func(context.Context) (*sql.Conn, error)) *engine {
 	e := &engine{
-		dialect: d, conn: conn, reads: reads, commit: commit,
+		dialect: d, conn: conn, reads: reads, commit: commit, connect: connect,
 		queue: make(chan *op, maxQueued), quit: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	go e.writer() // Close waits for it
@@ -140,10 +159,14 @@ func (e *engine) batch(first *op) {
 	ctx := context.Background() // a caller who leaves must not break the others' transaction
 	err := e.broken
 	if err == nil {
-		err = e.transact(ctx, ops)
+		bound, cancel := e.dialect.bounded(ctx)
+		err = e.transact(bound, ops)
+		cancel()
 	}
 	if err != nil {
-		e.settle(ctx, ops, err)
+		bound, cancel := e.dialect.bounded(ctx)
+		e.settle(bound, ops, err)
+		cancel()
 	}
 	for _, o := range ops {
 		close(o.done)
@@ -153,8 +176,14 @@ func (e *engine) batch(first *op) {
 // transact runs all writes of a batch. Its error means that the commit did
 // not report success.
 func (e *engine) transact(ctx context.Context, ops []*op) error {
-	if _, err := e.conn.ExecContext(ctx, e.dialect.begin); err != nil {
+	if err := e.begin(ctx); err != nil {
 		return err
+	}
+	if e.dialect.alone != "" {
+		if _, err := e.conn.ExecContext(ctx, e.dialect.alone); err != nil {
+			e.conn.ExecContext(ctx, "ROLLBACK")
+			return err
+		}
 	}
 	for _, o := range ops {
 		if o.err = o.ctx.Err(); o.err != nil {
@@ -199,28 +228,111 @@ func (e *engine) savepoint(ctx context.Context, o *op) error {
 // are withdrawn.
 func (e *engine) settle(ctx context.Context, ops []*op, cause error) {
 	if e.broken == nil {
-		e.conn.ExecContext(ctx, "ROLLBACK") // fails if there is none, which is what we want
+		e.abandon(ctx)
 		if e.dialect.classify(cause) != transient {
 			e.broken = cause
 		}
 	}
+	fates := e.fates(ctx, ops)
 	for _, o := range ops {
-		if !o.changed || e.broken != nil {
+		switch {
+		case !o.changed:
+			o.value, o.err = nil, errNotStored(cause)
+		case fates[o] == happened: // its value stands
+		case fates[o] == didNot:
+			o.value, o.err = nil, errNotStored(cause)
+		default:
 			o.value, o.err = nil, errNotKnown(cause)
-			if !o.changed {
-				o.err = errNotStored(cause)
-			}
+		}
+	}
+}
+
+// fate is what became of a change; the zero fate is not known.
+type fate uint8
+
+const (
+	notKnown fate = iota
+	happened
+	didNot
+)
+
+// fates asks for each change by its request id. If the engine has a question
+// that waits for lost transactions, it comes first, and no answer counts
+// unless all of the asking is committed as durably as any write.
+func (e *engine) fates(ctx context.Context, ops []*op) map[*op]fate {
+	if e.broken != nil || !slices.ContainsFunc(ops, func(o *op) bool { return o.changed }) || e.connected(ctx) != nil {
+		return nil
+	}
+	for _, q := range e.asking() {
+		if _, err := e.conn.ExecContext(ctx, q); err != nil {
+			e.abandon(ctx)
+			return nil
+		}
+	}
+	found := map[*op]fate{}
+	for _, o := range ops {
+		if !o.changed {
 			continue
 		}
 		var rev int64
 		err := e.conn.QueryRowContext(ctx, e.dialect.bind("SELECT rev FROM change WHERE request_id = ?"), o.request).Scan(&rev)
 		switch {
-		case err == nil: // it happened: its value stands
+		case err == nil:
+			found[o] = happened
 		case errors.Is(err, sql.ErrNoRows):
-			o.value, o.err = nil, errNotStored(cause)
-		default:
-			o.value, o.err = nil, errNotKnown(cause)
+			found[o] = didNot
 		}
+	}
+	if e.dialect.ask != "" {
+		if err := e.commit(ctx, e.conn); err != nil {
+			e.abandon(ctx)
+			return nil
+		}
+	}
+	return found
+}
+
+func (e *engine) asking() []string {
+	if e.dialect.ask == "" {
+		return nil
+	}
+	return []string{e.dialect.begin, e.dialect.ask}
+}
+
+// begin opens a transaction, on a new connection if the one at hand ended
+// since the last: nothing of the batch has happened yet.
+func (e *engine) begin(ctx context.Context) error {
+	for again := e.conn != nil && e.connect != nil; ; again = false {
+		if err := e.connected(ctx); err != nil {
+			return err
+		}
+		_, err := e.conn.ExecContext(ctx, e.dialect.begin)
+		if err == nil || !again {
+			return err
+		}
+		e.abandon(ctx)
+	}
+}
+
+// connected makes sure that the writer has a connection.
+func (e *engine) connected(ctx context.Context) (err error) {
+	if e.conn == nil {
+		e.conn, err = e.connect(ctx)
+	}
+	return err
+}
+
+// abandon ends a transaction that failed: an engine behind a wire loses the
+// connection with it, since nobody knows what state it is in.
+func (e *engine) abandon(ctx context.Context) {
+	if e.connect == nil {
+		e.conn.ExecContext(ctx, "ROLLBACK") // fails if there is none, which is what we want
+		return
+	}
+	if e.conn != nil {
+		e.conn.Raw(func(any) error { return driver.ErrBadConn }) // the pool throws it away
+		e.conn.Close()
+		e.conn = nil
 	}
 }
 
@@ -230,7 +342,10 @@ func (e *engine) close(release func() error) (err error) {
 	e.once.Do(func() {
 		close(e.quit)
 		<-e.stopped
-		err = errors.Join(e.conn.Close(), e.reads.Close(), release())
+		if e.conn != nil {
+			err = e.conn.Close()
+		}
+		err = errors.Join(err, e.reads.Close(), release())
 	})
 	return err
 }
@@ -295,6 +410,8 @@ func (t *txn) change(kind, key string, content any) (uint64, error) {
 
 // rows reads a list.
 func rows[T any](ctx context.Context, e *engine, scan func(*sql.Rows) (T, error), q string, args ...any) ([]T, error) {
+	ctx, cancel := e.dialect.bounded(ctx)
+	defer cancel()
 	rs, err := e.reads.QueryContext(ctx, e.dialect.bind(q), args...)
 	if err != nil {
 		return nil, e.unreadable(err)
@@ -319,6 +436,8 @@ func rows[T any](ctx context.Context, e *engine, scan func(*sql.Rows) (T, error)
 
 // row reads one row and reports whether there was one.
 func (e *engine) row(ctx context.Context, q string, args, dest []any) (bool, error) {
+	ctx, cancel := e.dialect.bounded(ctx)
+	defer cancel()
 	err := e.reads.QueryRowContext(ctx, e.dialect.bind(q), args...).Scan(dest...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil

@@ -340,6 +340,18 @@ func copySession(s *provenance.SessionRecord) provenance.SessionRecord {
 	return c
 }
 
+func (m *Memory) SessionTaint(ctx context.Context, id ostiary.SessionID) ([]string, error) {
+	leave, err := m.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if s := m.byID[id]; s != nil {
+		return slices.Clone(s.Taint), nil
+	}
+	return nil, nil
+}
+
 func (m *Memory) TaintSession(ctx context.Context, id ostiary.SessionID, source string) error {
 	if err := checkText("source", string(id), source); err != nil {
 		return err

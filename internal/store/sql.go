@@ -311,6 +311,13 @@ func session(x *txn, of provenance.SessionRecord) (r provenance.SessionRecord, e
 	return r, rs.Err()
 }
 
+func (s *SQL) SessionTaint(ctx context.Context, id ostiary.SessionID) ([]string, error) {
+	return rows(ctx, s.engine, func(r *sql.Rows) (source string, err error) {
+		err = r.Scan(&source)
+		return source, err
+	}, "SELECT source FROM taint WHERE session_id = ? ORDER BY source", string(id))
+}
+
 func (s *SQL) TaintSession(ctx context.Context, id ostiary.SessionID, source string) error {
 	if err := checkText("source", string(id), source); err != nil {
 		return err

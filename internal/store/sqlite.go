@@ -65,7 +65,7 @@ func OpenSQLite(ctx context.Context, path string) (*SQL, error) {
 		return nil, errors.Join(err, release())
 	}
 	closing := func() error { return errors.Join(db.writer.Close(), release()) }
-	return &SQL{engine: newEngine(db.conn, db.reads, sqliteDialect()), now: time.Now, release: closing}, nil
+	return &SQL{engine: newEngine(db.conn, db.reads, sqliteDialect(), commit, nil), now: time.Now, release: closing}, nil
 }
 
 // claim makes the file private and takes its lock. The lock is a file of its

@@ -9,13 +9,14 @@
 // say (the detail tells which). Reads see every write that returned. Guards
 // are in the statements, so two callers never both win.
 //
-// It trusts the file system to flush when told, and the one who may read its
-// file. It does not decide, does not cache, does not read the clock for a
-// guard, and does not keep entries: those are the ledger's.
+// It trusts the file system, or the database server, to flush when told, and
+// the one who may read the file, or the database. It does not decide, does not
+// cache, does not read the clock for a guard, and does not keep entries: those
+// are the ledger's.
 //
-// Two engines pass one suite, storetest: SQLite and a memory twin. SQL is
-// plain, with ? for parameters, and what engines spell differently is in
-// dialect. The index of the ledger (OpenIndex) is a separate file that can be
+// Three engines pass one suite, storetest: SQLite, which serves one process,
+// PostgreSQL, which serves many, and a memory twin. SQL is plain, with ? for
+// parameters, and what engines spell differently is in dialect. The index of the ledger (OpenIndex) is a separate file that can be
 // thrown away.
 package store
 
@@ -26,6 +27,7 @@ import (
 	"errors"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/catalog"
@@ -42,7 +44,7 @@ type Store interface {
 	identity.Registry
 	catalog.Pins
 	policy.Snapshots
-	provenance.SessionStore
+	provenance.SharedSessions
 	ledger.Control
 	Containments
 	Revisions
@@ -148,6 +150,9 @@ func body(v any) string {
 
 func checkText(what string, texts ...string) error {
 	for _, s := range texts {
+		if !utf8.ValidString(s) {
+			return ostiary.Errorf(ostiary.Malformed, "utf8", "the %s is not valid UTF-8", what)
+		}
 		if len(s) > maxText {
 			return ostiary.Errorf(ostiary.Malformed, "too_large", "the %s is longer than %d bytes", what, maxText)
 		}

@@ -26,7 +26,13 @@ func TestMain(m *testing.M) {
 		victim(path)
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if started {
+		if c, err := shared(); err == nil {
+			c.Stop()
+		}
+	}
+	os.Exit(code)
 }
 
 func openFile(t testing.TB, path string) *store.SQL {
@@ -190,7 +196,11 @@ func TestFlushFails(t *testing.T) {
 // victim writes until it is killed, and says what was acknowledged.
 func victim(path string) {
 	ctx := context.Background()
-	s, err := store.OpenSQLite(ctx, path)
+	open := store.OpenSQLite
+	if strings.HasPrefix(path, "postgres:") {
+		open = store.OpenPostgres
+	}
+	s, err := open(ctx, path)
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)

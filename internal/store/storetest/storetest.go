@@ -76,14 +76,16 @@ func same(t *testing.T, got, want any) {
 	}
 }
 
-func token(name string) identity.JoinToken {
+func Token(name string) identity.JoinToken {
 	return identity.JoinToken{
 		Hash: ostiary.DigestOf([]byte(name)), Agent: ostiary.AgentID("spiffe://a.example/" + name), Principal: "person:dana", Owner: "dana", Zone: "default",
 		Roles: []string{"payer", "reader"}, Created: day, Expires: day.Add(time.Hour),
 	}
 }
 
-func enrolment(id string) func(identity.JoinToken) (identity.AgentRecord, identity.MandateRecord, error) {
+// Enrolment makes what an enrolment writes, under a mandate of that name; what
+// it claims beyond the token must not be believed.
+func Enrolment(id string) func(identity.JoinToken) (identity.AgentRecord, identity.MandateRecord, error) {
 	return func(t identity.JoinToken) (identity.AgentRecord, identity.MandateRecord, error) {
 		return identity.AgentRecord{ID: "spiffe://evil/x", Zone: "evil", Roles: []string{"admin"}, Disabled: true, Enrolled: day, Method: "join_token"},
 			identity.MandateRecord{ID: ostiary.MandateID(id), Agent: "spiffe://evil/x", JWS: "a.b.c", Expires: day.Add(24 * time.Hour)}, nil
@@ -92,13 +94,13 @@ func enrolment(id string) func(identity.JoinToken) (identity.AgentRecord, identi
 
 func joinTokens(t *testing.T, e Engine) {
 	s, ctx := e.Open(t), t.Context()
-	tok := token("pay")
+	tok := Token("pay")
 	must(t, s.CreateJoinToken(ctx, tok))
 	want(t, s.CreateJoinToken(ctx, tok), ostiary.Conflict)
 
-	_, err := s.RedeemJoinToken(ctx, ostiary.DigestOf([]byte("other")), day, enrolment("m1"))
+	_, err := s.RedeemJoinToken(ctx, ostiary.DigestOf([]byte("other")), day, Enrolment("m1"))
 	want(t, err, ostiary.NotFound)
-	_, err = s.RedeemJoinToken(ctx, tok.Hash, tok.Expires, enrolment("m1"))
+	_, err = s.RedeemJoinToken(ctx, tok.Hash, tok.Expires, Enrolment("m1"))
 	want(t, err, ostiary.Denied)
 	boom := errors.New("boom")
 	_, err = s.RedeemJoinToken(ctx, tok.Hash, day, func(identity.JoinToken) (identity.AgentRecord, identity.MandateRecord, error) {
@@ -111,7 +113,7 @@ func joinTokens(t *testing.T, e Engine) {
 	var given identity.JoinToken
 	a, err := s.RedeemJoinToken(ctx, tok.Hash, day, func(x identity.JoinToken) (identity.AgentRecord, identity.MandateRecord, error) {
 		given = x
-		return enrolment("m1")(x)
+		return Enrolment("m1")(x)
 	})
 	must(t, err)
 	same(t, given, tok)
@@ -120,18 +122,18 @@ func joinTokens(t *testing.T, e Engine) {
 	same(t, get[[]identity.AgentRecord](t)(s.Agents(ctx)), []identity.AgentRecord{expected})
 	same(t, get[[]identity.MandateRecord](t)(s.Mandates(ctx)), []identity.MandateRecord{{ID: "m1", Agent: tok.Agent, JWS: "a.b.c", Expires: day.Add(24 * time.Hour)}})
 
-	_, err = s.RedeemJoinToken(ctx, tok.Hash, day, enrolment("m2"))
+	_, err = s.RedeemJoinToken(ctx, tok.Hash, day, Enrolment("m2"))
 	want(t, err, ostiary.Conflict)
-	_, err = s.RedeemJoinToken(ctx, tok.Hash, day.Add(48*time.Hour), enrolment("m2"))
+	_, err = s.RedeemJoinToken(ctx, tok.Hash, day.Add(48*time.Hour), Enrolment("m2"))
 	want(t, err, ostiary.Conflict)
 
 	t.Run("enrolled again", func(t *testing.T) {
-		again := token("pay")
+		again := Token("pay")
 		again.Hash, again.Zone = ostiary.DigestOf([]byte("again")), "inner"
 		must(t, s.CreateJoinToken(ctx, again))
-		_, err = s.RedeemJoinToken(ctx, again.Hash, day, enrolment("m1"))
+		_, err = s.RedeemJoinToken(ctx, again.Hash, day, Enrolment("m1"))
 		want(t, err, ostiary.Conflict) // the mandate's name is taken, and the token is not spent for it
-		a = get[identity.AgentRecord](t)(s.RedeemJoinToken(ctx, again.Hash, day, enrolment("m2")))
+		a = get[identity.AgentRecord](t)(s.RedeemJoinToken(ctx, again.Hash, day, Enrolment("m2")))
 		if all := get[[]identity.AgentRecord](t)(s.Agents(ctx)); len(all) != 1 || all[0].Zone != "inner" || all[0].Mandate != "m2" {
 			t.Fatalf("%+v", all)
 		}
@@ -140,18 +142,18 @@ func joinTokens(t *testing.T, e Engine) {
 		if _, ok := s.(*store.Memory); ok {
 			t.Skip("the gate recovers; a goroutine of an engine's own must survive")
 		}
-		other := token("panics")
+		other := Token("panics")
 		must(t, s.CreateJoinToken(ctx, other))
 		_, err := s.RedeemJoinToken(ctx, other.Hash, day, func(identity.JoinToken) (identity.AgentRecord, identity.MandateRecord, error) { panic("bug") })
 		want(t, err, ostiary.Internal)
-		_, err = s.RedeemJoinToken(ctx, other.Hash, day, enrolment("m9"))
+		_, err = s.RedeemJoinToken(ctx, other.Hash, day, Enrolment("m9"))
 		must(t, err)
 	})
 }
 
 func oneRedeems(t *testing.T, e Engine) {
 	s, ctx := e.Open(t), t.Context()
-	tok := token("once")
+	tok := Token("once")
 	must(t, s.CreateJoinToken(ctx, tok))
 	before := get[uint64](t)(s.Revision(ctx))
 	const callers = 1000
@@ -160,7 +162,7 @@ func oneRedeems(t *testing.T, e Engine) {
 	won, others := 0, 0
 	for i := range callers {
 		wg.Go(func() {
-			_, err := s.RedeemJoinToken(ctx, tok.Hash, day, enrolment(fmt.Sprint("m", i)))
+			_, err := s.RedeemJoinToken(ctx, tok.Hash, day, Enrolment(fmt.Sprint("m", i)))
 			var oe *ostiary.Error
 			mu.Lock()
 			defer mu.Unlock()
@@ -312,6 +314,8 @@ func sessions(t *testing.T, e Engine) {
 	_, err := s.OpenSession(ctx, fresh)
 	want(t, err, ostiary.Conflict)
 	want(t, s.TaintSession(ctx, "nobody", "x"), ostiary.NotFound)
+	same(t, get[[]string](t)(s.SessionTaint(ctx, got.ID)), []string{"y", "z"})
+	same(t, get[[]string](t)(s.SessionTaint(ctx, "nobody")), []string(nil))
 }
 
 func logs(t *testing.T, e Engine) {
@@ -420,8 +424,8 @@ func revisions(t *testing.T, e Engine) {
 	if rev := get[uint64](t)(s.Revision(ctx)); rev != 0 {
 		t.Fatal(rev)
 	}
-	must(t, s.CreateJoinToken(ctx, token("a")))
-	want(t, s.CreateJoinToken(ctx, token("a")), ostiary.Conflict)
+	must(t, s.CreateJoinToken(ctx, Token("a")))
+	want(t, s.CreateJoinToken(ctx, Token("a")), ostiary.Conflict)
 	want(t, s.DropPin(ctx, "a", "b", "c"), ostiary.NotFound)
 	must(t, s.SaveSnapshot(ctx, 1, []byte("x")))
 	cs := get[[]store.Change](t)(s.Changes(ctx, 0))
@@ -500,12 +504,12 @@ func faults(t *testing.T, e Engine) {
 		unknown bool // without a revision its fate cannot be asked for
 	}{
 		"join token": {
-			do:   func(ctx context.Context, s store.Store) error { return s.CreateJoinToken(ctx, token("new")) },
-			done: func(ctx context.Context, s store.Store) bool { return s.CreateJoinToken(ctx, token("new")) != nil },
+			do:   func(ctx context.Context, s store.Store) error { return s.CreateJoinToken(ctx, Token("new")) },
+			done: func(ctx context.Context, s store.Store) bool { return s.CreateJoinToken(ctx, Token("new")) != nil },
 		},
 		"enrolment": {
 			do: func(ctx context.Context, s store.Store) error {
-				_, err := s.RedeemJoinToken(ctx, token("old").Hash, day, enrolment("m"))
+				_, err := s.RedeemJoinToken(ctx, Token("old").Hash, day, Enrolment("m"))
 				return err
 			},
 			done: func(ctx context.Context, s store.Store) bool { as, _ := s.Agents(ctx); return len(as) == 1 },
@@ -562,7 +566,7 @@ func faults(t *testing.T, e Engine) {
 		for _, happened := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s happened=%v", name, happened), func(t *testing.T) {
 				s, ctx := e.Open(t), t.Context()
-				must(t, s.CreateJoinToken(ctx, token("old")))
+				must(t, s.CreateJoinToken(ctx, Token("old")))
 				get[uint64](t)(s.OpenLog(ctx, "log", "key"))
 				rev := get[uint64](t)(s.Revision(ctx))
 				e.Fail(s, happened)
@@ -644,8 +648,8 @@ func durable(t *testing.T, e Engine) {
 		t.Skip("this engine keeps nothing, by design")
 	}
 	s, ctx := e.Open(t), t.Context()
-	must(t, s.CreateJoinToken(ctx, token("a")))
-	get[identity.AgentRecord](t)(s.RedeemJoinToken(ctx, token("a").Hash, day, enrolment("m")))
+	must(t, s.CreateJoinToken(ctx, Token("a")))
+	get[identity.AgentRecord](t)(s.RedeemJoinToken(ctx, Token("a").Hash, day, Enrolment("m")))
 	must(t, s.SavePins(ctx, []catalog.PinRecord{pin("a", "{}")}))
 	get[uint64](t)(s.Revoke(ctx, identity.Revocation{Subject: "x", At: day}))
 	sess := get[provenance.SessionRecord](t)(s.OpenSession(ctx, session("s")))
@@ -659,7 +663,7 @@ func durable(t *testing.T, e Engine) {
 	before := everything(t, s)
 	s = e.Reopen(t, s)
 	same(t, everything(t, s), before)
-	_, err := s.RedeemJoinToken(ctx, token("a").Hash, day, enrolment("m2"))
+	_, err := s.RedeemJoinToken(ctx, Token("a").Hash, day, Enrolment("m2"))
 	want(t, err, ostiary.Conflict)
 	want(t, s.Anchor(ctx, "log", 2, ostiary.Digest{}), ostiary.Conflict)
 	if n := get[uint64](t)(s.Revoke(ctx, identity.Revocation{Subject: "y"})); n != 2 {
