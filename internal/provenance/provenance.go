@@ -4,8 +4,9 @@
 // It guarantees that a session belongs to one (agent, principal, mandate) for
 // as long as the mandate lives, whatever the client does, and that its taint
 // only grows: a source is stored durably before the first byte from it is
-// released, so neither reconnecting nor restarting sheds it. It trusts its
-// SessionStore to be durable. It decides nothing.
+// released, so neither reconnecting nor restarting sheds it, nor calling
+// through another gateway on the same store. It trusts its SessionStore to be
+// durable. It decides nothing.
 package provenance
 
 import (
@@ -30,8 +31,9 @@ const storeTimeout = 10 * time.Second
 
 // Sessions issues sessions and remembers their taint. Safe for concurrent use.
 type Sessions struct {
-	store SessionStore
-	clock func() time.Time
+	store  SessionStore
+	shared SharedSessions // the same, if other processes write it too; else nil
+	clock  func() time.Time
 
 	mu     sync.RWMutex // guards what follows
 	byKey  map[key]*session
@@ -60,6 +62,15 @@ func NewSessions(store SessionStore, clock func() time.Time) *Sessions {
 	return &Sessions{store: store, clock: clock, byKey: map[key]*session{}, byID: map[ostiary.SessionID]*session{}}
 }
 
+// NewSharedSessions returns sessions that other processes taint as well: each
+// Open asks the store again, so that what a session has read elsewhere is known
+// before its next call here, and a store that does not answer refuses.
+func NewSharedSessions(store SharedSessions, clock func() time.Time) *Sessions {
+	s := NewSessions(store, clock)
+	s.shared = store
+	return s
+}
+
 // State is a session with its history at one moment.
 type State struct {
 	Session ostiary.Session
@@ -80,7 +91,26 @@ func (s *Sessions) Open(ctx context.Context, agent ostiary.AgentID, principal os
 			return State{}, err
 		}
 	}
+	if s.shared != nil {
+		taint, err := s.shared.SessionTaint(ctx, found.id)
+		if err != nil {
+			return State{}, ostiary.Errorf(ostiary.Unavailable, "sessions", "sessions cannot be read").Because(err)
+		}
+		found.learn(taint)
+	}
 	return found.state(), nil
+}
+
+// learn adds what was read from the store. It takes nothing away: a taint may
+// have been stored here since the store was asked.
+func (x *session) learn(taint []string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, source := range taint {
+		if i, have := slices.BinarySearch(x.taint, source); !have {
+			x.taint = slices.Insert(slices.Clone(x.taint), i, source)
+		}
+	}
 }
 
 func (x *session) state() State {

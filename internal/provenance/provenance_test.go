@@ -16,6 +16,7 @@ type disk struct {
 	sessions map[key]*SessionRecord
 	fail     error  // what TaintSession reports
 	done     bool   // it happened all the same
+	unread   error  // what SessionTaint reports
 	between  func() // runs after OpenSession has read
 	before   func() // runs before TaintSession writes
 }
@@ -69,6 +70,49 @@ func TestTaintOutlivesTheProcess(t *testing.T) {
 	}
 	if got := open(t, NewSessions(d, time.Now)).Taint; !slices.Equal(got, []string{"server:inbox"}) {
 		t.Errorf("after a restart the taint is %q (law 6)", got)
+	}
+}
+
+// SessionTaint makes a disk one that several processes share.
+func (d *disk) SessionTaint(_ context.Context, id ostiary.SessionID) ([]string, error) {
+	if f := d.between; f != nil {
+		defer func() { d.between = nil; f() }()
+	}
+	for _, r := range d.sessions {
+		if r.ID == id {
+			return slices.Sorted(slices.Values(r.Taint)), d.unread
+		}
+	}
+	return nil, d.unread
+}
+
+// TestTaintOfAnotherProcess: what one gateway's reply tainted is known to the
+// next call through another (law 6).
+func TestTaintOfAnotherProcess(t *testing.T) {
+	d := newDisk()
+	one, two := NewSharedSessions(d, time.Now), NewSharedSessions(d, time.Now)
+	id := open(t, one).Session.ID
+	if open(t, two).Session.ID != id {
+		t.Fatal("two sessions for one agent, principal and mandate")
+	}
+	for s, source := range map[*Sessions]string{one: "server:inbox", two: "server:web"} {
+		if err := s.Taint(id, source); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.between = func() { // here, after the store was asked
+		if err := one.Taint(id, "server:late"); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, s := range []*Sessions{one, two, one} {
+		if got := open(t, s).Taint; !slices.Equal(got, []string{"server:inbox", "server:late", "server:web"}) {
+			t.Errorf("taint %q", got)
+		}
+	}
+	d.unread = errors.New("the server is away")
+	if _, err := one.Open(context.Background(), "spiffe://td/a", "person:dana", "m"); ostiary.KindOf(err) != ostiary.Unavailable {
+		t.Errorf("got %v: what the session read elsewhere is not known", err)
 	}
 }
 

@@ -17,6 +17,15 @@ type SessionRecord struct {
 	Taint     []string // sorted; only ever grows
 }
 
+// SharedSessions is a SessionStore that several processes write.
+type SharedSessions interface {
+	SessionStore
+	// SessionTaint returns the session's taint, sorted: every source whose
+	// TaintSession returned before, in any process. None for a session that
+	// does not exist.
+	SessionTaint(ctx context.Context, id ostiary.SessionID) ([]string, error)
+}
+
 // SessionStore keeps sessions and what tainted them. Writes are durable
 // before they return. Safe for concurrent use, also from several processes.
 type SessionStore interface {
