@@ -128,7 +128,7 @@ func (v *verifier) run() error {
 	// Deployment logs first: they say which logs there must be, under which
 	// keys and with which heads.
 	slices.SortStableFunc(dirs, func(a, b logDir) int {
-		ga, gb := gateway(a.origin) != DeploymentLog, gateway(b.origin) != DeploymentLog
+		ga, gb := !ofDeployment(a.origin), !ofDeployment(b.origin)
 		switch {
 		case ga != gb && gb:
 			return -1
@@ -152,8 +152,17 @@ func (v *verifier) run() error {
 	return v.complete()
 }
 
-// DeploymentLog is the gateway name of the deployment's own log.
+// DeploymentLog is the gateway name of the deployment's own log. Where
+// several processes administer a deployment each has its own, as each log has
+// one writer: the name, a dot, and the name of the process's gateway.
 const DeploymentLog = "deployment"
+
+// ofDeployment tells logs of control changes from those of gateways, whose
+// names have no dot.
+func ofDeployment(origin string) bool {
+	name, _, _ := strings.Cut(gateway(origin), ".")
+	return name == DeploymentLog
+}
 
 // gateway is the second part of an origin.
 func gateway(origin string) string {
@@ -544,11 +553,11 @@ func (v *verifier) learn(c *Chain, index uint64, e *Entry) error {
 	case ostiary.KindOpen:
 		return v.predecessor(c, index, e)
 	case ostiary.KindChange:
-		if o := e.Fact("log_origin"); o != "" && gateway(c.Origin) == DeploymentLog {
+		if o := e.Fact("log_origin"); o != "" && ofDeployment(c.Origin) {
 			v.named[o], v.list = e.Fact("log_key"), true
 		}
 	case ostiary.KindAnchor:
-		if gateway(c.Origin) != DeploymentLog {
+		if !ofDeployment(c.Origin) {
 			return nil
 		}
 		for _, f := range e.Facts {

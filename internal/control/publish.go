@@ -36,7 +36,37 @@ func (c *Control) Publish(ctx context.Context) (Publication, error) {
 	if err != nil {
 		return c.standing(), err
 	}
-	return c.publish(ctx, src)
+	p, err := c.publish(ctx, src)
+	for n := 0; n < maxRaces && ostiary.KindOf(err) == ostiary.Conflict; n++ { // another process published meanwhile
+		p, err = c.publish(ctx, src)
+	}
+	return p, err
+}
+
+// maxRaces is how often a publication lost to another process is tried again:
+// people publish, so losing twice in a row is rare already.
+const maxRaces = 5
+
+// Follow makes the newest stored snapshot the active one, if another process
+// stored one that is newer.
+func (c *Control) Follow(ctx context.Context) error {
+	c.publishing.Lock()
+	defer c.publishing.Unlock()
+	_, err := c.follow(ctx)
+	return err
+}
+
+// follow returns the number of the newest stored snapshot, which is active
+// then.
+func (c *Control) follow(ctx context.Context) (uint64, error) {
+	number, signed, err := c.o.Snapshots.NewestSnapshot(ctx)
+	if err != nil {
+		return 0, ostiary.Errorf(ostiary.Unavailable, "snapshots", "snapshots cannot be read").Because(err)
+	}
+	if active := c.o.Engine.Active(); number == 0 || active != nil && number <= active.Number() {
+		return number, nil
+	}
+	return number, c.activate(number, signed)
 }
 
 // neverHadPolicies tells a folder that does not exist yet from one that is gone.
@@ -53,6 +83,15 @@ func (c *Control) standing() Publication {
 }
 
 func (c *Control) publish(ctx context.Context, src policy.Source) (Publication, error) {
+	// In this order: what another process stores after the number was read
+	// makes saving fail, so that no snapshot misses what it accepted.
+	number, err := c.follow(ctx)
+	if err != nil {
+		return c.standing(), err
+	}
+	if err := c.o.Book.Load(ctx); err != nil {
+		return c.standing(), err
+	}
 	p := c.standing()
 	set, problems := policy.Compile(src, c.o.Book.Tools())
 	if p.Problems = problems; set == nil {
@@ -60,10 +99,6 @@ func (c *Control) publish(ctx context.Context, src policy.Source) (Publication, 
 	}
 	if active := c.o.Engine.Active(); active != nil && active.Digest() == set.Digest() {
 		return p, nil
-	}
-	number, _, err := c.o.Snapshots.NewestSnapshot(ctx)
-	if err != nil {
-		return p, ostiary.Errorf(ostiary.Unavailable, "snapshots", "snapshots cannot be read").Because(err)
 	}
 	number++
 	signed, err := policy.Sign(number, set, c.o.Clock(), c.o.Signer)
@@ -97,14 +132,21 @@ func (c *Control) Restore(ctx context.Context) (bool, error) {
 	if err != nil || number == 0 {
 		return false, err
 	}
-	s, err := policy.Open(signed, c.o.Signer.Public())
-	if err != nil {
+	if err := c.activate(number, signed); err != nil {
 		return false, err
 	}
-	if s.Number() != number {
-		return false, ostiary.Errorf(ostiary.Corrupt, "snapshot_number", "snapshot %d says it is %d", number, s.Number())
+	return true, nil
+}
+
+func (c *Control) activate(number uint64, signed []byte) error {
+	s, err := policy.Open(signed, c.o.Signer.Public())
+	if err != nil {
+		return err
 	}
-	return true, c.o.Engine.Activate(s)
+	if s.Number() != number {
+		return ostiary.Errorf(ostiary.Corrupt, "snapshot_number", "snapshot %d says it is %d", number, s.Number())
+	}
+	return c.o.Engine.Activate(s)
 }
 
 // Accept accepts definitions as the server showed them last, and publishes a

@@ -36,12 +36,16 @@ type Config struct {
 	TrustDomain string `yaml:"trust_domain"`
 	// Data is the folder of the embedded store, the log and the keys. Created with mode 0700. Default "ostiary-data".
 	Data string `yaml:"data"`
+	// Keys is the folder of private keys and, below "identity", of the CA's certificates. Gateways that share a store
+	// need the same keys: give them one folder, or a copy. Default: <data>/keys, and <data>/identity.
+	Keys string `yaml:"keys"`
 	// Policy is the folder of Cedar policies. Default "policy".
 	Policy string `yaml:"policy"`
 
 	Listen  Listen            `yaml:"listen"`
 	Servers map[string]Server `yaml:"servers"`
 
+	Store    StoreConfig    `yaml:"store"`
 	Identity IdentityConfig `yaml:"identity"`
 	Ledger   LedgerConfig   `yaml:"ledger"`
 	Tools    ToolsConfig    `yaml:"tools"`
@@ -271,6 +275,8 @@ func (c *Config) defaults() {
 	}
 	anchor(&c.Data)
 	anchor(&c.Policy)
+	anchor(&c.Keys)
+	anchor(&c.Store.PostgresFile)
 	anchor(&c.Listen.Control)
 	set(&c.Listen.Control, filepath.Join(c.Data, "control.sock"))
 	dur := func(d *Duration, v time.Duration) {
@@ -320,6 +326,9 @@ func (c *Config) check() error {
 		return c.bad("gateway", "that name belongs to the deployment's own log")
 	}
 	if err := c.checkListen(); err != nil {
+		return err
+	}
+	if err := c.checkStore(); err != nil {
 		return err
 	}
 	type bound struct {

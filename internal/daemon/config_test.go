@@ -28,12 +28,12 @@ func TestConfigDefaults(t *testing.T) {
 
 // Every path in the file means the same wherever the command is run.
 func TestConfigPaths(t *testing.T) {
-	c, err := ParseConfig("/etc/ostiary/ostiary.yaml", []byte(good+"data: d\npolicy: p\nlisten: {control: c.sock}\nservers:\n  a: {command: [/bin/server], dir: w}\n  b: {url: 'https://b/', bearer_file: t}\n"))
+	c, err := ParseConfig("/etc/ostiary/ostiary.yaml", []byte(good+"data: d\npolicy: p\nkeys: k\nstore: {postgres_file: s}\nlisten: {control: c.sock}\nservers:\n  a: {command: [/bin/server], dir: w}\n  b: {url: 'https://b/', bearer_file: t}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for got, want := range map[string]string{
-		c.Data: "d", c.Policy: "p", c.Listen.Control: "c.sock", c.Servers["a"].Dir: "w", c.Servers["b"].Bearer: "t",
+		c.Data: "d", c.Policy: "p", c.Listen.Control: "c.sock", c.Keys: "k", c.Store.PostgresFile: "s", c.Servers["a"].Dir: "w", c.Servers["b"].Bearer: "t",
 	} {
 		if got != "/etc/ostiary/"+want {
 			t.Errorf("%s of the file is %s", want, got)
@@ -105,6 +105,10 @@ func TestConfigRefuses(t *testing.T) {
 		{"env of a url", server("{url: 'https://a/', env: {A: b}}"), "belong to a command"},
 		{"credential of a command", server("{command: [x], bearer_file: f}"), "servers.files.bearer_file"},
 		{"digest", server("{command: [/x], digest: ABC}"), "servers.files.digest"},
+		{"store twice", good + "store: {postgres: 'postgres://a/b', postgres_file: c}\n", "c.yaml:2: store: give either"},
+		{"store of another kind", good + "store: {postgres: 'mysql://a/b'}\n", "c.yaml:2: store.postgres: write postgres://"},
+		{"store with a password", good + "store: {postgres: 'postgres://a:b@c/d'}\n", "store.postgres: a password does not belong"},
+		{"store with a password as an option", good + "store: {postgres: 'postgres://c/d?password=b'}\n", "store.postgres: a password does not belong"},
 		{"network", server("{url: 'https://a/', allow_addresses: [10.0.0.1]}"), "is no network"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

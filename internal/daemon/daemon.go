@@ -35,7 +35,6 @@ import (
 	"github.com/ostiary/ostiary/internal/keyring"
 	"github.com/ostiary/ostiary/internal/mandate"
 	"github.com/ostiary/ostiary/internal/policy"
-	"github.com/ostiary/ostiary/internal/provenance"
 	"github.com/ostiary/ostiary/internal/store"
 	"github.com/ostiary/ostiary/verify"
 )
@@ -137,18 +136,10 @@ func (d *Daemon) openKeys(context.Context) (err error) {
 		return err
 	}
 	d.onClose(lock.Close)
-	if d.ring, err = keyring.Open(filepath.Join(d.cfg.Data, "keys")); err != nil {
+	if d.ring, err = keyring.Open(d.cfg.keysDir()); err != nil {
 		return err
 	}
 	d.onClose(d.ring.Close)
-	return nil
-}
-
-func (d *Daemon) openStore(ctx context.Context) (err error) {
-	if d.store, err = store.OpenSQLite(ctx, filepath.Join(d.cfg.Data, "state.db")); err != nil {
-		return err
-	}
-	d.onClose(d.store.Close)
 	return nil
 }
 
@@ -192,12 +183,17 @@ func (d *Daemon) openIdentity(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	release, err := oneAtATime(d.cfg.keysDir())
+	if err != nil {
+		return err
+	}
+	defer release()
 	mandates, err := mandate.New(d.cfg.TrustDomain, key)
 	if err != nil {
 		return err
 	}
 	d.authority, err = identity.Open(ctx, identity.Options{
-		TrustDomain: d.cfg.TrustDomain, Dir: filepath.Join(d.cfg.Data, "identity"), Keys: d.ring, Registry: d.store, Mandates: mandates,
+		TrustDomain: d.cfg.TrustDomain, Dir: d.cfg.identityDir(), Fence: filepath.Join(d.cfg.Data, "identity"), Lease: d.lease(), Keys: d.ring, Registry: d.store, Mandates: mandates,
 		Record: control.RefuseSuspended(d.contained, control.RecordEvent(d.journal.deployment, d.clock)), Clock: d.clock, Log: d.log,
 		SVIDLife: time.Duration(d.cfg.Identity.SVIDLife), TokenLife: time.Duration(d.cfg.Identity.TokenLife), MandateLife: time.Duration(d.cfg.Identity.MandateLife),
 		Grace: grace(*d.cfg.Identity.ReturnWithin), Hosts: d.cfg.Listen.Names, Refused: d.journal.gateway.Count,
@@ -265,7 +261,7 @@ func RequestKey(data string) ([]byte, error) {
 }
 
 func (d *Daemon) openGate(context.Context) error {
-	sessions := provenance.NewSessions(d.store, d.clock)
+	sessions := d.sessions()
 	d.engine = policy.New()
 	d.gate = gate.New(gate.Options{
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
@@ -487,30 +483,4 @@ func (d *Daemon) stop(servers []*http.Server, background *sync.WaitGroup) error 
 		all = append(all, err)
 	}
 	return errors.Join(append(all, d.Close())...)
-}
-
-// refresh follows what other processes change in the control state.
-func (d *Daemon) refresh(ctx context.Context) {
-	tick := time.NewTicker(refreshEvery)
-	defer tick.Stop()
-	seen, err := d.store.Revision(ctx)
-	if err != nil {
-		d.log.Error("control state cannot be read", "error", err)
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		rev, err := d.store.Revision(ctx)
-		if err != nil || rev == seen {
-			continue
-		}
-		if err := d.authority.Refresh(ctx); err != nil {
-			d.log.Error("registry cannot be read", "error", err)
-			continue
-		}
-		seen = rev
-	}
 }

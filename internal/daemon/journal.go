@@ -68,25 +68,26 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 	if err != nil {
 		return nil, err
 	}
-	open := func(name string, parent *ledger.Log) (*ledger.Log, error) {
-		signer, err := ring.Ed25519("log-" + name)
+	open := func(dir, name, key string, parent *ledger.Log) (*ledger.Log, error) {
+		signer, err := ring.Ed25519(key)
 		if err != nil {
 			return nil, err
 		}
 		l, err := ledger.Open(ctx, ledger.Options{
-			Dir: filepath.Join(cfg.Data, "log", name), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: controlState{db},
+			Dir: filepath.Join(cfg.Data, "log", dir), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: controlState{db},
 			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Longest: time.Duration(cfg.Ledger.MaxActionTime) + settleMargin, Clock: clock, Logger: log.With("log", name),
 		})
 		if err != nil {
 			return nil, err
 		}
 		j.closers = append(j.closers, l.Close)
-		return l, j.follow(run, l, filepath.Join(cfg.Data, "index-"+name+".db"), log)
+		return l, j.follow(run, l, filepath.Join(cfg.Data, "index-"+dir+".db"), log)
 	}
-	if j.deployment, err = open(deploymentLog, nil); err != nil {
+	name, key := cfg.changeLog()
+	if j.deployment, err = open(deploymentLog, name, key, nil); err != nil {
 		return nil, err
 	}
-	if j.gateway, err = open(cfg.Gateway, j.deployment); err != nil {
+	if j.gateway, err = open(cfg.Gateway, cfg.Gateway, "log-"+cfg.Gateway, j.deployment); err != nil {
 		return nil, err
 	}
 	return j, nil

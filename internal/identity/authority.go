@@ -86,7 +86,8 @@ type Event struct {
 // Options are what an Authority is made of.
 type Options struct {
 	TrustDomain string   // lower-case DNS-like name, for example "acme.example"
-	Dir         string   // holds root.pem, intermediate.pem and the epoch fence; created with mode 0700
+	Dir         string   // holds root.pem and intermediate.pem; created with mode 0700; processes of one trust domain may share it
+	Fence       string   // the folder of the epoch fence, of this process alone; "": Dir
 	Keys        Keys     // asked for "ca-root", "ca-intermediate", "token", "gateway"
 	Registry    Registry //
 	Mandates    Mandates //
@@ -164,7 +165,7 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	if a.ca, err = openCA(o.TrustDomain, o.Dir, o.Keys, a.clock.Now()); err != nil {
 		return nil, fmt.Errorf("opening the certificate authority: %w", err)
 	}
-	if a.fence, err = openFence(o.Dir); err != nil {
+	if a.fence, err = openFence(o.Fence); err != nil {
 		return nil, err
 	}
 	if a.tokens, err = openTokens(o.Issuer, o.TrustDomain, o.Keys); err != nil {
@@ -195,6 +196,9 @@ func (o *Options) complete() error {
 	}
 	if o.Lease < 0 {
 		return bad("lease", "a lease is not negative")
+	}
+	if o.Fence == "" {
+		o.Fence = o.Dir
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now

@@ -89,6 +89,17 @@ func (a *Authority) Refresh(ctx context.Context) error {
 	return nil
 }
 
+// Confirm says that the registry was found unchanged at a moment: what is in
+// memory is as good as if it had been read then. See [Options.Lease].
+func (a *Authority) Confirm(at time.Time) {
+	a.refresh.Lock()
+	defer a.refresh.Unlock()
+	if d := *a.dir.Load(); at.After(d.loaded) {
+		d.loaded = at
+		a.dir.Store(&d)
+	}
+}
+
 // readMandates verifies each stored mandate, once: its signed form is the
 // truth, the columns beside it must agree. One that does not verify is left
 // out, so that whoever stands on it is refused and nobody else is.
@@ -305,6 +316,9 @@ type fence struct {
 }
 
 func openFence(dir string) (*fence, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
 	f := &fence{path: filepath.Join(dir, "epoch")}
 	b, err := os.ReadFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {

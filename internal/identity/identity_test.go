@@ -458,8 +458,20 @@ func TestLease(t *testing.T) {
 	if _, err := b.Authenticate(t.Context(), svid(cert)); err != nil {
 		t.Fatal(err)
 	}
+	confirmed := b.opts.Clock()
 	b.pass(31 * time.Second)
 	_, err := b.Authenticate(t.Context(), svid(cert))
+	refusedAs(t, err, ostiary.Unavailable)
+	b.Confirm(confirmed) // found unchanged half a minute ago
+	if _, err := b.Authenticate(t.Context(), svid(cert)); err != nil {
+		t.Fatal(err)
+	}
+	b.Confirm(confirmed.Add(-time.Hour)) // an answer that came late takes nothing back
+	if _, err := b.Authenticate(t.Context(), svid(cert)); err != nil {
+		t.Fatal(err)
+	}
+	b.pass(30 * time.Second)
+	_, err = b.Authenticate(t.Context(), svid(cert))
 	refusedAs(t, err, ostiary.Unavailable)
 }
 

@@ -32,6 +32,9 @@
 //	aligned FILE       fail unless each line's columns begin where the first line's do
 //	cp-r FROM TO       copy a folder; checkpoint FILE DIR: copy the newest checkpoint below a folder
 //	spoil DIR TEXT     change one byte of the text where it first stands in a log segment below a folder
+//	postgres NAME      set $NAME to the address of an empty database on a server of the story's own; -kill ends it, -again starts it
+//	within DURATION TEXT PROGRAM ARG...  run a program until its output holds the text, which must be so after the duration
+//	owner FILE         make a file readable by its owner alone
 //	forge-join OUT IN  change the gateway's fingerprint in a join token
 package story
 
@@ -54,6 +57,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/ostiary/ostiary/internal/store/pgtest"
 )
 
 // Main builds the program and runs the tests of a package of stories. It is
@@ -145,6 +150,9 @@ func Run(t *testing.T, dir string) {
 			"cp-r":         copyAll,
 			"checkpoint":   checkpoint,
 			"spoil":        spoil,
+			"postgres":     postgres,
+			"within":       within,
+			"owner":        owner,
 		},
 		RequireExplicitExec: false,
 	})
@@ -158,6 +166,7 @@ type state struct {
 	tools   []*process
 	others  []*process // by background
 	calls   *load      // by hammer
+	server  *pgtest.Cluster
 	crowd   []net.Conn // by crowd
 }
 
