@@ -218,6 +218,8 @@ func (k *check) walk(e *expr, negated bool) {
 		k.access(e)
 	case opHas:
 		k.has(e, negated)
+	case opCompare:
+		k.unordered(e)
 	case opArith:
 		if p := rooted(e, "input"); p != nil && !k.rule.permit {
 			k.report(Error, k.at(p...), "arithmetic", "compare the argument itself", "%s in a forbid: arithmetic on what an agent chose can overflow, and a rule that errs decides nothing", strings.Join(p, "."))
@@ -519,6 +521,10 @@ func (k *check) tested(fact string) bool {
 	return slices.ContainsFunc(k.rule.conditions, func(c condition) bool { return !c.when && asks(c.body) })
 }
 
+// mistypeMessage is how the validator says that an operand has another type
+// than its operator takes.
+var mistypeMessage = regexp.MustCompile(`unexpected type: |types? .*compatible`)
+
 var messageAttr = regexp.MustCompile("attribute `([^`]+)`")
 
 // validate asks Cedar's strict validator, against no more of the schema than
@@ -531,7 +537,18 @@ func (k *check) validate() {
 			cut = append(cut, a.uid)
 		}
 	}
+	searched, found := false, false
 	for _, msg := range k.world.schema.policy(k.id, k.policy, cut, k.awaiting) {
+		if strings.Contains(msg, "type") && !searched {
+			searched, found = true, k.mistyped()
+		}
+		if found && mistypeMessage.MatchString(msg) {
+			continue // it is told where it stands
+		}
+		if at, text, suggestion := k.plainly(msg); text != "" {
+			k.report(Error, at, "type", suggestion, "%s: %s", k.id, text)
+			continue
+		}
 		at, suggestion := k.seg.start, ""
 		guard := "context.input has x"
 		if m := messageAttr.FindStringSubmatch(msg); m != nil {

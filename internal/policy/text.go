@@ -232,6 +232,38 @@ func (s *segment) find(path []string) (int, bool) {
 }
 
 func (s *segment) findExact(path []string) (int, bool) {
+	words := s.words()
+	for i := 0; i+len(path) <= len(words); i++ {
+		if stands(words[i:], path) {
+			return words[i+len(path)-1].at, true
+		}
+	}
+	return 0, false
+}
+
+// findBeside returns the place of a path of which a neighbour is an operator.
+func (s *segment) findBeside(path []string, operator string) (int, bool) {
+	if operator == "" {
+		return 0, false
+	}
+	words := s.words()
+	for i := 0; i+len(path) <= len(words); i++ {
+		if !stands(words[i:], path) {
+			continue
+		}
+		// A symbol of two characters is two words.
+		end := i + len(path)
+		after := end < len(words) && (words[end].text == operator || words[end].text == operator[:1])
+		before := i > 0 && (words[i-1].text == operator || words[i-1].text == operator[len(operator)-1:])
+		if after || before {
+			return words[end-1].at, true
+		}
+	}
+	return 0, false
+}
+
+// words are the segment's tokens without what joins the words of a path.
+func (s *segment) words() []token {
 	words := make([]token, 0, len(s.tokens))
 	for _, t := range s.tokens {
 		switch t.text {
@@ -240,19 +272,17 @@ func (s *segment) findExact(path []string) (int, bool) {
 			words = append(words, t)
 		}
 	}
-	for i := 0; i+len(path) <= len(words); i++ {
-		hit := true
-		for j, p := range path {
-			if w := words[i+j].text; w != p && strings.Trim(w, `"`) != p {
-				hit = false
-				break
-			}
-		}
-		if hit {
-			return words[i+len(path)-1].at, true
+	return words
+}
+
+// stands reports whether words begin with a path.
+func stands(words []token, path []string) bool {
+	for j, p := range path {
+		if w := words[j].text; w != p && strings.Trim(w, `"`) != p {
+			return false
 		}
 	}
-	return 0, false
+	return true
 }
 
 // nearest returns the candidate most like word, "" if none is close.
