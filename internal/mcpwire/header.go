@@ -26,15 +26,16 @@ func EncodeHeader(s string) string {
 }
 
 // DecodeHeader returns the value that a mirrored header carries. It refuses,
-// as Malformed with the code "header", what EncodeHeader would not have left
-// plain, and an encoded form that is spelt differently, is not padded base64
-// of the standard alphabet, has stray bits in its last digit, or does not
-// hold UTF-8: one value has one plain and one encoded spelling.
+// as Malformed with the code "header", what is not printable ASCII, and an
+// encoded form that is spelt differently, is not padded base64 of the standard
+// alphabet, has stray bits in its last digit, or does not hold UTF-8: one
+// value has one plain and one encoded spelling. What has the form's beginning
+// without its end is plain, as the specification has it.
 func DecodeHeader(s string) (string, error) {
 	if !plainHeader(s) {
 		return "", ostiary.Errorf(ostiary.Malformed, "header", "the value is not printable ASCII: encode it as %s…%s", sentinel, sentinelEnd)
 	}
-	if !looksEncoded(s) {
+	if !looksEncoded(s) || !strings.HasSuffix(s, sentinelEnd) {
 		return s, nil
 	}
 	inner, ok := strings.CutPrefix(s, sentinel)
@@ -65,7 +66,7 @@ func plainHeader(s string) bool {
 }
 
 // looksEncoded is wider than the form itself: another reader may be less
-// exact about case or about the end.
+// exact about case or about the end, so we leave neither plain.
 func looksEncoded(s string) bool {
 	return len(s) >= len(sentinel) && strings.EqualFold(s[:len(sentinel)], sentinel)
 }

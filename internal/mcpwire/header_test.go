@@ -31,6 +31,15 @@ func TestHeaderForms(t *testing.T) {
 			t.Errorf("decode %q: %q, %v", want, got, err)
 		}
 	}
+	// What has only half of the form is what it says; we encode it all the same.
+	for _, s := range []string{"=?base64?c2FmZQ==", "=?base64?c2FmZQ==?=x", "=?BASE64?c2FmZQ==", "=?base64?"} {
+		if got, err := DecodeHeader(s); got != s || err != nil {
+			t.Errorf("decode %q: %q, %v", s, got, err)
+		}
+		if got := EncodeHeader(s); got == s {
+			t.Errorf("encode %q: it was left plain", s)
+		}
+	}
 	// A value that needs no encoding may have been encoded all the same.
 	if got, err := DecodeHeader("=?base64?c2FmZQ==?="); got != "safe" || err != nil {
 		t.Errorf("%q, %v", got, err)
@@ -49,9 +58,6 @@ func TestHeadersRefused(t *testing.T) {
 		"B03 stray bits":            "=?base64?c2FmZR==?=",
 		"B03 line feed inside":      "=?base64?c2Fm\nZQ==?=",
 		"B03 URL alphabet":          "=?base64?_-8=?=",
-		"B03 no end":                "=?base64?c2FmZQ==",
-		"B03 something behind":      "=?base64?c2FmZQ==?=x",
-		"B03 begins alike":          "=?base64?",
 		"B03 overlapping marks":     "=?base64?=",
 		"B03 not UTF-8":             "=?base64?/w==?=",
 		"B03 twice the form":        "=?base64?YQ==?==?base64?YQ==?=",
@@ -68,14 +74,14 @@ func TestHeadersRefused(t *testing.T) {
 }
 
 func FuzzDecodeHeader(f *testing.F) {
-	for _, s := range []string{"", "a", "=?base64?c2FmZQ==?=", "=?BASE64?c2FmZQ==?=", "=?base64?c2FmZR==?=", "é", " "} {
+	for _, s := range []string{"", "a", "=?base64?c2FmZQ==?=", "=?BASE64?c2FmZQ==?=", "=?base64?c2FmZR==?=", "=?base64?c2FmZQ==", "é", " "} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		value, err := DecodeHeader(s)
 		if err == nil {
 			// Two spellings at most: the plain one and the encoded one.
-			if EncodeHeader(value) != s && sentinel+encoded(value)+sentinelEnd != s {
+			if value != s && sentinel+encoded(value)+sentinelEnd != s {
 				t.Fatalf("%q is a third spelling of %q", s, value)
 			}
 		} else if value != "" {
