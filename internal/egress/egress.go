@@ -54,8 +54,9 @@ type Options struct {
 	Version string // of this product, for clientInfo and User-Agent
 
 	// Capabilities is the JSON object of client capabilities declared to
-	// servers, "{}" when empty. A server asking back for anything not in it
-	// is refused here.
+	// servers, "{}" when empty, in a legacy handshake and wherever a call
+	// does not say what its own caller can be asked. A server asking back for
+	// anything not in it is refused here.
 	Capabilities string
 	Limits       Limits
 }
@@ -332,7 +333,7 @@ type shared struct {
 	agent        string // User-Agent
 	capabilities ostiary.Value
 	identity     []byte // clientInfo object
-	modernMeta   []byte // members of a modern request's _meta
+	modernMeta   []byte // members of _meta in a modern request of our own
 }
 
 // introduce prepares what every request says about us.
@@ -351,11 +352,31 @@ func (s *shared) introduce(capabilities, version string) error {
 	s.agent = "ostiary/" + version
 	s.identity = append(s.identity, `{"name":"ostiary","version":`...)
 	s.identity = append(mcpwire.AppendString(s.identity, version), '}')
-	m := mcpwire.AppendString(nil, mcpwire.MetaProtocolVersion)
+	s.modernMeta = s.appendMeta(nil, capabilities, "")
+	return nil
+}
+
+// meta returns the members of a modern request's _meta: who we are, what the
+// caller can be asked and which log messages it wants.
+func (s *shared) meta(asked, logs string) []byte {
+	if asked == "" && logs == "" {
+		return s.modernMeta
+	}
+	if asked == "" {
+		asked = string(s.capabilities.Bytes())
+	}
+	return s.appendMeta(make([]byte, 0, len(s.modernMeta)+len(asked)+64), asked, logs)
+}
+
+func (s *shared) appendMeta(m []byte, capabilities, logs string) []byte {
+	m = mcpwire.AppendString(m, mcpwire.MetaProtocolVersion)
 	m = mcpwire.AppendString(append(m, ':'), mcpwire.Version20260728)
 	m = mcpwire.AppendString(append(m, ','), mcpwire.MetaClientCapabilities)
 	m = append(append(m, ':'), capabilities...)
+	if logs != "" {
+		m = mcpwire.AppendString(append(m, ','), mcpwire.MetaLogLevel)
+		m = mcpwire.AppendString(append(m, ':'), logs)
+	}
 	m = mcpwire.AppendString(append(m, ','), mcpwire.MetaClientInfo)
-	s.modernMeta = append(append(m, ':'), s.identity...)
-	return nil
+	return append(append(m, ':'), s.identity...)
 }

@@ -144,6 +144,11 @@ func appendInitialize(dst []byte, id int64, s *shared) []byte {
 	return append(append(dst, s.identity...), "}}"...)
 }
 
+// appendSetLevel writes what a legacy server is told about its log messages.
+func appendSetLevel(dst []byte, id int64, level string) []byte {
+	return mcpwire.AppendRequest(dst, strconv.AppendInt(nil, id, 10), mcpwire.MethodSetLevel, append(mcpwire.AppendString([]byte(`{"level":`), level), '}'))
+}
+
 const initialized = `{"jsonrpc":"2.0","method":"notifications/initialized"}`
 
 // appendCancelled tells a server that nobody waits for a reply any more.

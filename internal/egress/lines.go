@@ -306,7 +306,7 @@ func (c *pipe) handshake(ctx context.Context, legacy bool) error {
 	if err != nil {
 		return ostiary.Errorf(ostiary.Upstream, "handshake", "the server did not finish the handshake").Because(err)
 	}
-	if _, err := initializeResult(m); err != nil {
+	if _, _, err := initializeResult(m); err != nil {
 		return err
 	}
 	return c.write([]byte(initialized))

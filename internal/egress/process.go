@@ -112,7 +112,7 @@ func (p *process) call(w *watch, d *gate.Dispatch) (gate.Stream, error) {
 	}
 	var meta []byte
 	if c.modern.Load() {
-		meta = p.modernMeta
+		meta = p.meta(d.Asked, "") // on a pipe a log message belongs to no call
 	}
 	s, err := c.register(w, d)
 	if err != nil {

@@ -114,10 +114,13 @@ func (r *remote) open(w *watch, d *gate.Dispatch) (gate.Stream, error) {
 		return nil, unready(err)
 	}
 	if era == eraModern {
-		return r.call(w, d, nil, r.modernMeta)
+		return r.call(w, d, nil, r.meta(d.Asked, d.Logs))
 	}
 	s, err := r.session(w, d)
 	if err != nil {
+		return nil, unready(err)
+	}
+	if err := r.wanted(w, d, s); err != nil {
 		return nil, unready(err)
 	}
 	return r.call(w, d, s, nil)

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,8 @@ type session struct {
 	id      string // the server's name for it, "" if it gave none
 	version string
 	used    time.Time
+	logging bool // the server has log messages, and a level for them
+	level   int  // 1 + the rank of the least one it was told to send; 0: told nothing
 }
 
 func (s *session) identity() (id, version string) {
@@ -114,7 +117,7 @@ func (r *remote) handshake(w *watch, d *gate.Dispatch, s *session) error {
 	if err != nil {
 		return err
 	}
-	version, err := initializeResult(m)
+	version, logging, err := initializeResult(m)
 	if err != nil {
 		return err
 	}
@@ -122,7 +125,7 @@ func (r *remote) handshake(w *watch, d *gate.Dispatch, s *session) error {
 		return ostiary.Errorf(ostiary.Upstream, "handshake", "the server's session name is not usable")
 	}
 	s.mu.Lock()
-	s.open, s.id, s.version = true, "", version
+	s.open, s.id, s.version, s.logging, s.level = true, "", version, logging, 0
 	if len(named) == 1 {
 		s.id = named[0]
 	}
@@ -139,17 +142,53 @@ func (r *remote) handshake(w *watch, d *gate.Dispatch, s *session) error {
 	return nil
 }
 
-// initializeResult reads the revision that a legacy server chose.
-func initializeResult(m mcpwire.Message) (string, error) {
+// logLevels are the levels of MCP, least first.
+var logLevels = [...]string{"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"}
+
+// wanted tells the server the level from which on the caller of d wants log
+// messages, if it has not been told a lower one in this session: several
+// callers may share it, and the door gives each what it asked for. That is
+// part of getting ready, without effect, like the handshake. A server that
+// will not have it is asked all the same to do the call.
+func (r *remote) wanted(w *watch, d *gate.Dispatch, s *session) error {
+	rank := slices.Index(logLevels[:], d.Logs)
+	if rank < 0 || !s.lower(rank) {
+		return nil
+	}
+	id := r.nextID.Add(1)
+	resp, err := r.post(w, r.headers(d, s), appendSetLevel(nil, id, d.Logs))
+	if err != nil {
+		return err
+	}
+	if _, err := r.one(w, resp, id); err != nil && w.ctx.Err() != nil {
+		return err
+	}
+	return nil
+}
+
+// lower reports whether a level must be told, and takes it for told.
+func (s *session) lower(rank int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.logging || s.level != 0 && rank+1 >= s.level {
+		return false
+	}
+	s.level = rank + 1
+	return true
+}
+
+// initializeResult reads the revision that a legacy server chose, and whether
+// it has log messages.
+func initializeResult(m mcpwire.Message) (version string, logging bool, err error) {
 	if m.Kind != mcpwire.Result {
 		code, _ := m.Error.Get("code").Int()
-		return "", ostiary.Errorf(ostiary.Upstream, "handshake", "the server refused the handshake with error %d", code)
+		return "", false, ostiary.Errorf(ostiary.Upstream, "handshake", "the server refused the handshake with error %d", code)
 	}
 	v := m.Result.Get("protocolVersion").Text()
 	if !mcpwire.Legacy(v) {
-		return "", ostiary.Errorf(ostiary.Upstream, "handshake", "the server speaks none of the protocol revisions this gateway speaks")
+		return "", false, ostiary.Errorf(ostiary.Upstream, "handshake", "the server speaks none of the protocol revisions this gateway speaks")
 	}
-	return v, nil
+	return v, m.Result.Get("capabilities").Get("logging").Kind() == ostiary.Object, nil
 }
 
 // tell posts a message that has no reply of its own.

@@ -17,6 +17,8 @@ type Call struct {
 	Target      Target          // where a permitted call goes; the zero Target is the server named by Action.Server
 	Parent      ostiary.EntryID // the Intent of the exchange this call happens inside, for calls a server makes back
 	Progress    bool            // the caller wants progress notifications
+	Logs        string          // least level of the log messages the caller wants, as MCP names it; "" for none
+	Asked       string          // JSON object, composed by the door, of the client capabilities under which a server may ask this caller inside this call; "" leaves it to what egress declares for all
 	Fault       error           // the door could not translate the message (malformed, header mismatch, unknown method): it ends after authenticate, refused and recorded like any other call
 	Protocol    string          // protocol and revision the caller speaks, for the record: "mcp/2026-07-28"
 }

@@ -23,6 +23,8 @@ type Dispatch struct {
 	Intent      ostiary.Receipt
 	Obligations []ostiary.Obligation
 	Progress    bool
+	Logs        string // see [Call]
+	Asked       string // see [Call]
 }
 
 // Redeem returns what may leave, the first time. Every later or concurrent

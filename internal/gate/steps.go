@@ -163,6 +163,8 @@ func (g *Gate) bind(x *exchange) (*Clearance, error) {
 		Intent:      x.intended,
 		Obligations: x.decision.Obligations,
 		Progress:    x.call.Progress,
+		Logs:        x.call.Logs,
+		Asked:       x.call.Asked,
 	}}, nil
 }
 

@@ -42,6 +42,54 @@ func capabilitiesOf(v ostiary.Value) capabilities {
 	}
 }
 
+// askable is what a server that is told the capabilities with each request may
+// know of this client: those it declared and that this door understands. A
+// client of an older revision cannot be asked by such a server at all.
+func (x *visit) askable() string {
+	if x.legacy() {
+		return "{}"
+	}
+	var b []byte
+	member := func(dst []byte, name, value string) []byte {
+		if len(dst) > 0 {
+			dst = append(dst, ',')
+		}
+		return append(append(mcpwire.AppendString(dst, name), ':'), value...)
+	}
+	var inner []byte
+	if x.caps.form {
+		inner = member(inner, "form", "{}")
+	}
+	if x.caps.url {
+		inner = member(inner, "url", "{}")
+	}
+	if inner != nil {
+		b = member(b, "elicitation", "{"+string(inner)+"}")
+	}
+	if x.caps.roots {
+		b = member(b, "roots", "{}")
+	}
+	if x.caps.samplingTools {
+		b = member(b, "sampling", `{"tools":{}}`)
+	} else if x.caps.sampling {
+		b = member(b, "sampling", "{}")
+	}
+	return "{" + string(b) + "}"
+}
+
+// lacks reports whether a server that names these capabilities as required
+// is right that this client did not declare them all.
+func (c capabilities) lacks(required ostiary.Value) bool {
+	if required.Kind() != ostiary.Object || required.Len() == 0 {
+		return false
+	}
+	e := required.Get("elicitation")
+	return required.Get("sampling").Exists() && !c.sampling ||
+		required.Get("sampling").Get("tools").Exists() && !c.samplingTools ||
+		e.Exists() && !c.form && !c.url || e.Get("form").Exists() && !c.form || e.Get("url").Exists() && !c.url ||
+		required.Get("roots").Exists() && !c.roots
+}
+
 // capabilityField begins the Field of a missing_capability error.
 const capabilityField = "capabilities/"
 

@@ -311,17 +311,30 @@ func (d *Door) setLevel(x *visit, _ method) {
 	})
 }
 
-// silent is above every level: nothing is passed on.
-const silent = 8
+const (
+	// silent is above every level: nothing is passed on.
+	silent = 8
+	// everything is below every level: the client of an older revision that
+	// set none gets what a server chooses to say.
+	everything = -1
+)
 
 // logLevel returns the rank of a level of RFC 5424.
 func logLevel(s string) (int, bool) {
-	for i, name := range [...]string{"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"} {
-		if s == name {
+	for i := range silent {
+		if s == levelName(i) {
 			return i, true
 		}
 	}
 	return 0, false
+}
+
+// levelName is the name of a rank, "" for what is no level.
+func levelName(rank int) string {
+	if rank < 0 || rank >= silent {
+		return ""
+	}
+	return [silent]string{"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"}[rank]
 }
 
 // discover and initialize answer from our store (law 11): what servers say of

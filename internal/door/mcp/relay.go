@@ -152,20 +152,24 @@ func (x *visit) result(ctx context.Context, reply *gate.Reply, body ostiary.Valu
 
 // farError passes on the far side's own error. Codes by which a client would
 // blame itself, its revision or its headers, or which this revision forbids,
-// are not the far side's to send.
+// are not the far side's to send, save for a capability that it needs and
+// that the client in fact did not declare.
 func (x *visit) farError(body ostiary.Value) {
 	code, ok := body.Get("code").Int()
 	message := body.Get("message")
+	status := http.StatusOK
 	switch {
 	case !ok || code < -1<<31 || code > 1<<31 || message.Kind() != ostiary.String:
 		x.out.refuse(x, ostiary.Errorf(ostiary.Upstream, "error_object", "the server answered with an error that is none"))
 		return
+	case code == mcpwire.CodeMissingCapability && !x.legacy() && x.caps.lacks(body.Get("data").Get("requiredCapabilities")):
+		status = http.StatusBadRequest // true, and only the client can mend it
 	case code == mcpwire.CodeHeaderMismatch, code == mcpwire.CodeMissingCapability, code == mcpwire.CodeUnsupportedVersion, code == -32042:
 		code = mcpwire.CodeInternal
 	case code == -32002 && !x.legacy(): // what older servers say for "no such resource"
 		code = mcpwire.CodeInvalidParams
 	}
-	x.out.message(http.StatusOK, mcpwire.AppendError(nil, x.msg.ID.Bytes(), int(code), message.Text(), body.Get("data").Bytes()))
+	x.out.message(status, mcpwire.AppendError(nil, x.msg.ID.Bytes(), int(code), message.Text(), body.Get("data").Bytes()))
 }
 
 // rewrite copies an object with some members dropped and others, given as

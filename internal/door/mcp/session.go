@@ -78,7 +78,7 @@ func (t *sessions) open(o owner, server, version string, caps capabilities) (*se
 	rand.Read(id[:])
 	now := t.clock()
 	s := &session{
-		id: hex.EncodeToString(id[:]), owner: o, server: server, version: version, caps: caps, ended: make(chan struct{}),
+		id: hex.EncodeToString(id[:]), owner: o, server: server, version: version, caps: caps, level: everything, ended: make(chan struct{}),
 		used: now, inflight: map[string]context.CancelCauseFunc{}, pending: map[string]chan mcpwire.Message{},
 	}
 	t.mu.Lock()

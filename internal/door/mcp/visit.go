@@ -24,7 +24,7 @@ type visit struct {
 	session   *session // of a legacy client that has one
 	caps      capabilities
 	token     ostiary.Value // the client's progress token, Absent if none
-	level     int           // least log level to pass on; silent if the client asked for none
+	level     int           // least log level to pass on; silent or everything
 	action    ostiary.Action
 	target    gate.TargetKind
 
@@ -48,7 +48,11 @@ func (x *visit) params() ostiary.Value { return x.msg.Params }
 
 // call is the gate's view of what x asks for.
 func (x *visit) call(a ostiary.Action, target gate.Target) gate.Call {
-	return gate.Call{Credentials: x.creds, Action: a, Target: target, Progress: x.token.Exists(), Protocol: "mcp/" + x.version}
+	c := gate.Call{Credentials: x.creds, Action: a, Target: target, Progress: x.token.Exists(), Protocol: "mcp/" + x.version}
+	if target.Kind == gate.ToServer {
+		c.Logs, c.Asked = levelName(x.level), x.askable()
+	}
+	return c
 }
 
 // fault hands the gate a message that could not be translated and answers
