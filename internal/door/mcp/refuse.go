@@ -61,6 +61,9 @@ func special() map[string]shape {
 		"repeated_header": request, "header_name": request, "host_syntax": request, "absolute_target": request, "query": request,
 		"upgrade": request, "authorization": request, "body": request, "body_cut": request, "accept": request,
 
+		// Arguments that do not fit the tool are for the model to mend.
+		"schema": {http.StatusBadRequest, http.StatusOK, mcpwire.CodeInvalidParams, true},
+
 		"header_mismatch":     mismatch,
 		"unsupported_version": {http.StatusBadRequest, http.StatusBadRequest, mcpwire.CodeUnsupportedVersion, false},
 		"missing_capability":  {http.StatusBadRequest, http.StatusBadRequest, mcpwire.CodeMissingCapability, false},
@@ -178,6 +181,9 @@ func refusal(e *ostiary.Error, x *visit) []byte {
 		text.WriteString("Failed: ")
 	} else {
 		text.WriteString("Refused: ")
+	}
+	if e.Kind == ostiary.Malformed && t.Field != "" {
+		message = t.Field + ": " + message // where to mend it
 	}
 	sentence(&text, message)
 	for _, r := range t.Reasons {

@@ -100,6 +100,25 @@ func TestEveryRefusalOfEveryMethod(t *testing.T) {
 	}
 }
 
+// Arguments that do not fit are told to the model, which can mend them, and
+// of other methods to the program.
+func TestArgumentsThatDoNotFit(t *testing.T) {
+	w := newWorld(t)
+	w.refuse = ostiary.Errorf(ostiary.Malformed, "schema", "missing property 'to'").At("/params/arguments/x")
+	rec := w.do(request("/mcp", "tools/call", `"name":"bank___send","arguments":{}`))
+	res := body(t, rec).Get("result")
+	if rec.Code != 200 || res.Get("isError").Kind() != ostiary.True || !strings.Contains(rec.Body.String(), "Refused: /params/arguments/x: missing property 'to'. Entry ") || !res.Get("_meta").Get("dev.ostiary/field").Is("/params/arguments/x") {
+		t.Errorf("%d %s", rec.Code, rec.Body)
+	}
+	rec = w.do(request("/mcp", "prompts/get", `"name":"docs___sum"`))
+	if code, _ := body(t, rec).Get("error").Get("code").Int(); rec.Code != 200 || code != -32602 {
+		t.Errorf("%d %s", rec.Code, rec.Body)
+	}
+	if w.forwarded() != 0 {
+		t.Error("something was forwarded")
+	}
+}
+
 func TestSecretive(t *testing.T) {
 	for text, want := range map[string]bool{
 		"password": true, "Your Passwords": true, "api_key": true, "apiKey": true, "OPENAI_API_KEY": true, "accessToken": true, "card number": true,
