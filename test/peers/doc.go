@@ -8,6 +8,10 @@
 // gateway, which proves that Ostiary does not get in the way of what it
 // permits and that what it refuses is told so that these clients understand.
 //
+// The MCP conformance suite is run the same two ways, against the Go SDK's
+// everything-server; conformance-differences.txt lists what may come out
+// differently, and why.
+//
 // The clients are installed into node_modules by "npm ci" in this folder; see
 // package.json for their exact versions. Without them the tests are skipped,
 // unless OSTIARY_PEERS=required says that they must run.
