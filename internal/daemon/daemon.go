@@ -376,7 +376,7 @@ func policyError(err error, p control.Publication) error {
 	var lines []string
 	for _, x := range p.Problems {
 		if x.Severity == policy.Error {
-			lines = append(lines, fmt.Sprintf("%s:%d:%d: %s %s", x.File, x.Line, x.Column, x.Message, x.Suggestion))
+			lines = append(lines, strings.TrimSuffix(fmt.Sprintf("%s:%d:%d: %s; %s", x.File, x.Line, x.Column, x.Message, x.Suggestion), "; "))
 		}
 	}
 	if len(lines) > 0 {
