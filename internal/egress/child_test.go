@@ -101,6 +101,11 @@ func tool(m mcpwire.Message, name, line string, say, text func(string)) {
 	case "junk":
 		fmt.Println("Server started!\n\x1b[31mhello")
 		say(`{}`)
+	case "tells all": // what servers in good order say to everybody, and one thing about nobody's call
+		for _, what := range []string{"tools/list_changed", "prompts/list_changed", "resources/list_changed", "resources/updated", "message", "progress"} {
+			fmt.Println(`{"jsonrpc":"2.0","method":"notifications/` + what + `","params":{}}`)
+		}
+		say(`{}`)
 	case "stderr":
 		fmt.Fprintf(os.Stderr, "\x1b[2Jforged\u202e\nlevel=ERROR msg=fake\n%s\n", strings.Repeat("y", 10_000))
 		say(`{}`)

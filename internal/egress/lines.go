@@ -104,6 +104,12 @@ func (c *pipe) notification(m mcpwire.Message) {
 	c.mu.Lock()
 	s := c.open[id]
 	c.mu.Unlock()
+	switch m.Method {
+	case mcpwire.NotifyToolsChanged, mcpwire.NotifyPromptsChanged, mcpwire.NotifyResourcesChanged, mcpwire.NotifyResourceUpdated, mcpwire.NotifyMessage:
+		// Said by any server in good order. Definitions are read again by the clock, not at a server's word.
+		c.p.log.Debug("a message of the server is for nobody here", "method", m.Method)
+		return
+	}
 	if m.Method != mcpwire.NotifyProgress || !ok || s == nil || s.d == nil || !s.d.Progress {
 		c.p.drop(c.p.log, "a notification that names no open call")
 		return

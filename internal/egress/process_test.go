@@ -131,6 +131,7 @@ func TestStdioMisbehaviour(t *testing.T) {
 		{"duplicate", "lost", "server_restarting", 0},
 		{"long", "lost", "server_restarting", 0},
 		{"junk", "", "", 2},
+		{"tells all", "", "", 1},
 		{"hang", "timeout", "", 0},
 		{"flood", "bad_reply", "", 0},
 	} {
