@@ -12,6 +12,9 @@
 // everything-server; conformance-differences.txt lists what may come out
 // differently, and why.
 //
+// So are the reference servers that npm distributes, on stdio behind the
+// gateway.
+//
 // The clients are installed into node_modules by "npm ci" in this folder; see
 // package.json for their exact versions. Without them the tests are skipped,
 // unless OSTIARY_PEERS=required says that they must run.

@@ -357,7 +357,7 @@ func (g *goPeer) take(ctx context.Context, s step) (line, error) {
 		}
 		return line{Text: res.Contents[0].Text}, nil
 	case "prompt":
-		res, err := g.session.GetPrompt(ctx, &mcp.GetPromptParams{Name: s.Name, Arguments: map[string]string{"name": s.Arguments["name"].(string)}})
+		res, err := g.session.GetPrompt(ctx, &mcp.GetPromptParams{Name: s.Name, Arguments: texts(s.Arguments)})
 		if err != nil {
 			return line{}, err
 		}
@@ -371,6 +371,15 @@ func (g *goPeer) take(ctx context.Context, s step) (line, error) {
 		return line{Names: res.Completion.Values}, nil
 	}
 	return line{}, errors.New("this step is unknown")
+}
+
+// texts are the arguments of a prompt, which are strings.
+func texts(arguments map[string]any) map[string]string {
+	all := map[string]string{}
+	for name, v := range arguments {
+		all[name], _ = v.(string)
+	}
+	return all
 }
 
 func names[T any](all func(func(T, error) bool), name func(T) string) (l line, err error) {
