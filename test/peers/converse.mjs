@@ -45,7 +45,8 @@ export const answers = {
   elicit: async () => ({ action: 'accept', content: { answer: 'blue' } }),
 };
 
-const print = line => process.stdout.write(JSON.stringify(line) + '\n');
+// print is done when the line has left: process.exit does not wait for it.
+const print = line => new Promise(done => process.stdout.write(JSON.stringify(line) + '\n', done));
 
 const failure = e => ({ error: String(e?.message ?? e), code: typeof e?.code === 'number' ? e.code : 0, data: e?.data });
 
@@ -54,16 +55,16 @@ const failure = e => ({ error: String(e?.message ?? e), code: typeof e?.code ===
 export async function converse(client, transport, version, call) {
   try {
     await client.connect(transport);
-    print({ op: 'connect', version: version(client, transport) });
+    await print({ op: 'connect', version: version(client, transport) });
   } catch (e) {
-    print({ op: 'connect', ...failure(e) });
+    await print({ op: 'connect', ...failure(e) });
     process.exit(0);
   }
   for (const step of task.steps) {
     try {
-      print({ op: step.op, name: step.name, ...await steps[step.op](client, step, call) });
+      await print({ op: step.op, name: step.name, ...await steps[step.op](client, step, call) });
     } catch (e) {
-      print({ op: step.op, name: step.name, ...failure(e) });
+      await print({ op: step.op, name: step.name, ...failure(e) });
     }
   }
   await client.close();

@@ -141,7 +141,7 @@ func runDriver(node, driver string) func(*testing.T, target, string, []step) []l
 		for text := range bytes.Lines(out) {
 			var l line
 			if err := json.Unmarshal(text, &l); err != nil {
-				t.Fatalf("%s said %q: %v", driver, text, err)
+				t.Fatalf("%s said %.300q: %v", driver, text, err)
 			}
 			lines = append(lines, l)
 		}
