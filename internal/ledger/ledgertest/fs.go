@@ -130,6 +130,14 @@ func (f *FS) step(what string) (Mode, error) {
 	return f.Mode, ErrInjected
 }
 
+// Cut makes every operation from now on fail: the process that used it is
+// gone, or the power is. What it left is what Restart or Crash returned before.
+func (f *FS) Cut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.FailAt, f.Mode, f.Off = max(1, f.ops), NotDone, true
+}
+
 // Restart returns the file system after the end of the process only: readers
 // see everything written, and the device still lacks what it lacked.
 func (f *FS) Restart() *FS {
