@@ -79,6 +79,7 @@ func (u *upstream) receive(ctx context.Context, l *life, d *gate.Dispatch) (gate
 	u.mu.Unlock()
 	if !known || a.args != args || a.agent != d.Request.Subject.Agent || a.tool != d.Action.Server+"/"+d.Action.Tool {
 		u.w.problem("law 2: the server received %s of %s, and it asked %+v", args, d.Request.Subject.Agent, a)
+		return nil, ostiary.Errorf(ostiary.Upstream, "status", "400")
 	}
 	u.judge(a)
 	u.w.tell("%s reaches the server as %s", uid, d.Intent.Ref)
