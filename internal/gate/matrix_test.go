@@ -54,6 +54,7 @@ type parts struct {
 	*world
 	b    broken
 	held []string
+	asks int // for containment
 }
 
 func (p *parts) Authenticate(ctx context.Context, c ostiary.Credentials) (ostiary.Subject, error) {
@@ -111,7 +112,11 @@ func (p *parts) Session(ctx context.Context, _ *ostiary.Subject, _ ostiary.Manda
 }
 
 func (p *parts) Level(*ostiary.Subject, *ostiary.Action) ostiary.Containment {
-	if garbage, err := p.b.fault(context.Background(), "containment"); garbage {
+	at := "containment"
+	if p.asks++; p.asks > 1 {
+		at = "containment, under way"
+	}
+	if garbage, err := p.b.fault(context.Background(), at); garbage {
 		return 77
 	} else if err != nil {
 		return ostiary.NotEstablished
@@ -211,6 +216,7 @@ var cells = []struct{ dependency, without string }{
 	{"registry", "timeout"},
 	{"sessions", ""},
 	{"containment", "timeout"},
+	{"containment, under way", "timeout"},
 	{"schemas", "timeout garbage"}, // an error, or none
 	{"policy", "timeout"},
 	{"obligation", ""},
@@ -263,7 +269,7 @@ func TestFailClosedMatrix(t *testing.T) {
 func sameReason(a, b string) bool {
 	step := func(s string) string {
 		switch s {
-		case "facts", "facts of another call", "catalog", "registry", "sessions", "containment":
+		case "facts", "facts of another call", "catalog", "registry", "sessions", "containment", "containment, under way":
 			return "resolve"
 		}
 		return s
@@ -275,7 +281,7 @@ func sameReason(a, b string) bool {
 func oneCell(t *testing.T, b broken) string {
 	p := &parts{world: newWorld(), b: b}
 	g := gatetest.New(gatetest.Neighbours{Options: func(o *gate.Options) {
-		o.Identity, o.Facts, o.Validator, o.Policy, o.Ledger, o.Egress, o.Tainter, o.Inspectors = p, p, p, p, p, p, p, []gate.Inspector{p}
+		o.Identity, o.Facts, o.Validator, o.Policy, o.Ledger, o.Egress, o.Tainter, o.Containments, o.Inspectors = p, p, p, p, p, p, p, p, []gate.Inspector{p}
 		o.Obligers = map[string]gate.Obliger{"redact": p}
 		if b.at == "holds" {
 			o.Holder = p

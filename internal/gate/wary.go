@@ -25,7 +25,7 @@ type wary struct {
 // guarded returns the options with every required neighbour behind a wary.
 func (o Options) guarded() Options {
 	w := &wary{o, o.Logger}
-	o.Identity, o.Facts, o.Validator, o.Policy, o.Ledger, o.Egress, o.Tainter = w, w, w, w, w, w, w
+	o.Identity, o.Facts, o.Validator, o.Policy, o.Ledger, o.Egress, o.Tainter, o.Containments = w, w, w, w, w, w, w, w
 	if o.Holder != nil {
 		o.Holder = w
 	}
@@ -164,6 +164,18 @@ type careful struct {
 func (c careful) Oblige(ctx context.Context, r *ostiary.Request, o ostiary.Obligation) (a *ostiary.Action, err error) {
 	defer c.w.named("oblige", &err)
 	return c.Obliger.Oblige(ctx, r, o)
+}
+
+// Level of whoever panics is not established.
+func (w *wary) Level(s *ostiary.Subject, a *ostiary.Action) (c ostiary.Containment) {
+	var err error
+	defer func() {
+		if err != nil {
+			c = ostiary.NotEstablished
+		}
+	}()
+	defer w.named("contain", &err)
+	return w.Containments.Level(s, a)
 }
 
 func (w *wary) Taint(id ostiary.SessionID, r ostiary.Resource) (err error) {

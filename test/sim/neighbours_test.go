@@ -80,13 +80,18 @@ func (d *dependencies) Taint(id ostiary.SessionID, r ostiary.Resource) error {
 	return d.l.sessions.Taint(id, "server:"+r.Server)
 }
 
-func (d *dependencies) Level(*ostiary.Subject, *ostiary.Action) ostiary.Containment {
+func (d *dependencies) Level(s *ostiary.Subject, _ *ostiary.Action) ostiary.Containment {
 	how, err := d.fails(d.l.ctx, "containment")
 	switch {
 	case err != nil:
 		return ostiary.NotEstablished
 	case how == "garbage":
 		return 99
+	}
+	d.l.w.mu.Lock()
+	defer d.l.w.mu.Unlock()
+	if _, cut := d.l.w.contained[s.Agent]; cut {
+		return ostiary.Quarantined
 	}
 	return ostiary.None
 }
@@ -252,9 +257,12 @@ func (w *world) mayPay(agent ostiary.AgentID, amount int64, began, now time.Time
 }
 
 // mayCall is the rest of the model.
-func (w *world) mayCall(agent ostiary.AgentID, tool string, began time.Time) string {
+func (w *world) mayCall(agent ostiary.AgentID, tool string, began, now time.Time) string {
 	if at, ok := w.revoked[agent]; ok && at.Add(bound).Before(began) {
 		return "law 9: it was revoked before"
+	}
+	if at, ok := w.contained[agent]; ok && at.Add(bound).Before(now) {
+		return "law 9: it is contained, and was so when this was let out"
 	}
 	if s := w.suspect[tool]; s != nil && s.from.Before(began) && s.to.IsZero() {
 		return "law 11: its definition changed before, and nobody accepted it"

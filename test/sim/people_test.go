@@ -166,7 +166,7 @@ func (w *world) operator(stop <-chan struct{}) {
 
 func (l *life) operate(rng *rand.Rand) {
 	w := l.w
-	switch rng.IntN(8) {
+	switch rng.IntN(9) {
 	case 0:
 		pay := []int64{0, 100, 1000}[rng.IntN(3)]
 		w.tell("publish %d: %v", pay, l.publish(pay))
@@ -196,8 +196,24 @@ func (l *life) operate(rng *rand.Rand) {
 		w.tell("the clock steps by %v", step)
 	case 6:
 		l.list()
+	case 7:
+		w.contain(agentID(fmt.Sprintf("a%d", rng.IntN(agents))))
 	}
 	l.keepCheckpoint()
+}
+
+// contain cuts an agent off, or releases it.
+func (w *world) contain(id ostiary.AgentID) {
+	w.mu.Lock()
+	_, cut := w.contained[id]
+	if cut {
+		delete(w.contained, id)
+	} else {
+		w.contained[id] = time.Now()
+		w.n.contained++
+	}
+	w.mu.Unlock()
+	w.tell("%s is contained: %v", id, !cut)
 }
 
 // publish compiles a policy that lets agents pay so much, stores it and

@@ -112,7 +112,7 @@ func run(t *testing.T, seed uint64, total *sum) {
 // sum counts what happened over all worlds, so that a simulator in which
 // nothing happens fails.
 type sum struct {
-	calls, sent, delivered, refused, crashes, recovered, unknown, replayed, proven, revoked, published, changed atomic.Int64
+	calls, sent, delivered, refused, crashes, recovered, unknown, replayed, proven, revoked, published, changed, contained atomic.Int64
 }
 
 func (s *sum) add(w *world) {
@@ -122,22 +122,22 @@ func (s *sum) add(w *world) {
 	}{
 		{&s.calls, w.n.calls}, {&s.sent, len(w.up.received)}, {&s.delivered, w.n.delivered}, {&s.refused, w.n.refused}, {&s.crashes, w.n.crashes},
 		{&s.recovered, w.n.recovered}, {&s.unknown, w.n.unknown}, {&s.replayed, w.n.replayed}, {&s.proven, w.n.proven},
-		{&s.revoked, len(w.revoked)}, {&s.published, w.n.published}, {&s.changed, w.n.changed},
+		{&s.revoked, len(w.revoked)}, {&s.published, w.n.published}, {&s.changed, w.n.changed}, {&s.contained, w.n.contained},
 	} {
 		x.to.Add(int64(x.n))
 	}
 }
 
 func (s *sum) String() string {
-	return fmt.Sprintf("%d calls: %d sent, %d delivered, %d refused or failed; %d crashes, %d recoveries, %d Unknown; %d decisions replayed, %d receipts proven; %d revocations, %d snapshots, %d changed definitions",
+	return fmt.Sprintf("%d calls: %d sent, %d delivered, %d refused or failed; %d crashes, %d recoveries, %d Unknown; %d decisions replayed, %d receipts proven; %d revocations, %d snapshots, %d changed definitions, %d containments",
 		s.calls.Load(), s.sent.Load(), s.delivered.Load(), s.refused.Load(), s.crashes.Load(), s.recovered.Load(), s.unknown.Load(),
-		s.replayed.Load(), s.proven.Load(), s.revoked.Load(), s.published.Load(), s.changed.Load())
+		s.replayed.Load(), s.proven.Load(), s.revoked.Load(), s.published.Load(), s.changed.Load(), s.contained.Load())
 }
 
 // enough fails if n worlds were too quiet to mean anything.
 func (s *sum) enough(t *testing.T, n uint64) {
 	for name, x := range map[string]*atomic.Int64{"sent": &s.sent, "delivered": &s.delivered, "refused": &s.refused, "crashes": &s.crashes, "recoveries": &s.recovered, "Unknown": &s.unknown,
-		"replayed": &s.replayed, "proven": &s.proven, "revocations": &s.revoked, "snapshots": &s.published, "changed": &s.changed} {
+		"replayed": &s.replayed, "proven": &s.proven, "revocations": &s.revoked, "snapshots": &s.published, "changed": &s.changed, "containments": &s.contained} {
 		if n >= 50 && x.Load() < int64(n)/10 {
 			t.Errorf("%d worlds, and %s only %d times", n, name, x.Load())
 		}

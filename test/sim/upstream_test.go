@@ -88,6 +88,9 @@ func (u *upstream) receive(ctx context.Context, l *life, d *gate.Dispatch) (gate
 	if l.ends.receipt > 0 && n >= l.ends.receipt {
 		l.die("after a call reached a server")
 	}
+	if s.how == 7 { // the connection breaks after it was sent
+		return nil, ostiary.Errorf(ostiary.Upstream, "reset", "")
+	}
 	return s, nil
 }
 
@@ -95,7 +98,7 @@ func (u *upstream) receive(ctx context.Context, l *life, d *gate.Dispatch) (gate
 func (u *upstream) judge(a attempt) {
 	w := u.w
 	w.mu.Lock()
-	why := w.mayCall(a.agent, a.tool, a.began)
+	why := w.mayCall(a.agent, a.tool, a.began, time.Now())
 	if why == "" && a.tool == "bank/pay" {
 		why = w.mayPay(a.agent, a.amount, a.began, time.Now())
 	}

@@ -50,8 +50,9 @@ type world struct {
 	mu          sync.Mutex // guards what follows
 	problems    []string
 	story       []string
-	n           struct{ calls, delivered, refused, crashes, recovered, unknown, replayed, proven, published, changed int }
+	n           struct{ calls, delivered, refused, crashes, recovered, unknown, replayed, proven, published, changed, contained int }
 	revoked     map[ostiary.AgentID]time.Time // when Revoke had returned
+	contained   map[ostiary.AgentID]time.Time // until it is released
 	limits      []limit                       // what each snapshot permits, in order
 	accepted    map[string][]string           // tool: definitions an operator accepted or tried to
 	suspect     map[string]*span              // tool: while it is known to differ from what was accepted
@@ -83,7 +84,7 @@ func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w := &world{
 		seed: seed, began: time.Now(), disk: ledgertest.NewFS(), store: store.NewMemory(),
-		revoked: map[ostiary.AgentID]time.Time{}, accepted: map[string][]string{}, suspect: map[string]*span{}, read: map[ostiary.AgentID]time.Time{}, ended: map[ostiary.EntryID]string{},
+		revoked: map[ostiary.AgentID]time.Time{}, contained: map[ostiary.AgentID]time.Time{}, accepted: map[string][]string{}, suspect: map[string]*span{}, read: map[ostiary.AgentID]time.Time{}, ended: map[ostiary.EntryID]string{},
 	}
 	w.up = newUpstream(w)
 	w.plan = newPlan(rng)
@@ -253,7 +254,7 @@ func (l *life) open() (err error) {
 	l.engine = policy.New()
 	l.sessions = provenance.NewSessions(sessionStore{l}, w.clock)
 	l.gate = gate.New(gate.Options{
-		Identity: deps, Validator: deps, Policy: deps, Ledger: deps, Egress: deps, Tainter: deps, Clock: w.clock, Logger: slog.New(slog.DiscardHandler),
+		Identity: deps, Validator: deps, Policy: deps, Ledger: deps, Egress: deps, Tainter: deps, Containments: deps, Clock: w.clock, Logger: slog.New(slog.DiscardHandler),
 		Facts: &gate.Resolver{
 			Tools: deps, Registry: deps, Sessions: deps, Containments: deps, Clock: w.clock, Own: ostiary.Resource{Zone: "default", Trusted: true},
 			Servers: map[string]ostiary.Resource{"bank": {Server: "bank", Zone: "default", Trusted: true}, "mail": {Server: "mail", Zone: "default"}},
