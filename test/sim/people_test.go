@@ -25,6 +25,7 @@ type attempt struct {
 	tool   string // server/tool
 	args   string
 	amount int64
+	misfit bool // its arguments do not fit the pinned schema, in a way that policy does not know
 	began  time.Time
 }
 
@@ -77,7 +78,7 @@ func (l *life) one(rng *rand.Rand, name string, n int) {
 		server, tool, a.args = "mail", "inbox", fmt.Sprintf(`{"note":%q}`, a.uid)
 	case 3:
 		if rng.IntN(2) == 0 {
-			a.args = fmt.Sprintf(`{"to":7,"amount":1,"note":%q}`, a.uid) // does not fit
+			a.misfit, a.args = true, fmt.Sprintf(`{"to":"longer","amount":1,"note":%q}`, a.uid)
 		} else {
 			tool = "close" // there is none
 		}

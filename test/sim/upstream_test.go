@@ -59,7 +59,7 @@ func (u *upstream) offers(server string) []string {
 		return []string{fmt.Sprintf(`{"name":"inbox","description":%q,"annotations":{"readOnlyHint":true},"inputSchema":{"type":"object","properties":{"note":{"type":"string"}}}}`, text)}
 	}
 	return []string{
-		fmt.Sprintf(`{"name":"pay","description":%q,"inputSchema":{"type":"object","properties":{"to":{"type":"string"},"amount":{"type":"integer"},"note":{"type":"string"}},"required":["to","amount"]}}`, text),
+		fmt.Sprintf(`{"name":"pay","description":%q,"inputSchema":{"type":"object","properties":{"to":{"type":"string","maxLength":3},"amount":{"type":"integer"},"note":{"type":"string"}},"required":["to","amount"]}}`, text),
 		`{"name":"balance","annotations":{"readOnlyHint":true},"inputSchema":{"type":"object","properties":{"note":{"type":"string"}}}}`,
 	}
 }
@@ -80,6 +80,9 @@ func (u *upstream) receive(ctx context.Context, l *life, d *gate.Dispatch) (gate
 	if !known || a.args != args || a.agent != d.Request.Subject.Agent || a.tool != d.Action.Server+"/"+d.Action.Tool {
 		u.w.problem("law 2: the server received %s of %s, and it asked %+v", args, d.Request.Subject.Agent, a)
 		return nil, ostiary.Errorf(ostiary.Upstream, "status", "400")
+	}
+	if a.misfit {
+		u.w.problem("law 3: %s reached a server, and does not fit its pinned schema: %s", uid, args)
 	}
 	u.judge(a)
 	u.w.tell("%s reaches the server as %s", uid, d.Intent.Ref)
