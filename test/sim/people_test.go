@@ -130,6 +130,7 @@ func (l *life) ask(ctx context.Context, name, server, tool string, a attempt, ea
 		if l.dead.Load() {
 			break
 		}
+		l.w.overhears(a)
 		if server == "mail" {
 			l.w.mu.Lock()
 			if _, before := l.w.read[a.agent]; !before {
@@ -145,6 +146,18 @@ func (l *life) ask(ctx context.Context, name, server, tool string, a attempt, ea
 		l.w.problem("%s got %d ends", a.uid, finals)
 	}
 	return finals == 1, r, nil
+}
+
+// overhears looks at who is told something: nobody who was revoked or is
+// contained.
+func (w *world) overhears(a attempt) {
+	w.mu.Lock()
+	revoked, ended := w.revoked[a.agent]
+	contained, cut := w.contained[a.agent]
+	w.mu.Unlock()
+	if ended && revoked.Add(bound).Before(time.Now()) || cut && contained.Add(bound).Before(time.Now()) {
+		w.problem("law 9: %s is told what became of %s", a.agent, a.uid)
+	}
 }
 
 // operator does what operators do, at its own times.

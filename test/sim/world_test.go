@@ -61,7 +61,6 @@ type world struct {
 	checkpoints [][]byte
 	decided     []decided
 	ended       map[ostiary.EntryID]string // intents whose end was released to the agent
-	fences      int
 }
 
 // limit is a snapshot as the model knows it.
