@@ -164,14 +164,21 @@ func (c *Config) changeLog() (name, signer string) {
 	return deploymentLog, "log-" + deploymentLog
 }
 
-// refresh follows what other processes change in the control state.
+// refresh follows what other processes change in the control state. It says
+// once that it cannot, and once that it can again.
 func (d *Daemon) refresh(ctx context.Context) {
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
-	f := follower{daemon: d}
+	f, lost := follower{daemon: d}, false
 	for {
-		if err := f.follow(ctx); err != nil && ctx.Err() == nil {
+		switch err := f.follow(ctx); {
+		case ctx.Err() != nil:
+		case err != nil && !lost:
+			lost = true
 			d.log.Error("control state cannot be followed", "error", err)
+		case err == nil && lost:
+			lost = false
+			d.log.Info("control state is followed again")
 		}
 		select {
 		case <-ctx.Done():
