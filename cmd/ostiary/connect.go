@@ -13,6 +13,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/bridge"
+	"github.com/ostiary/ostiary/internal/daemon"
 	"github.com/ostiary/ostiary/internal/egress"
 )
 
@@ -27,6 +28,9 @@ type connectCmd struct {
 }
 
 func (c *connectCmd) Run(e *env) error {
+	if err := daemon.CheckEnvironment(); err != nil {
+		return err
+	}
 	if err := c.complete(); err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ type cli struct {
 	Demo    demoCmd    `cmd:"" help:"Run a gateway with demo tools and a scripted agent: the whole product in a minute."`
 	Reload  reloadCmd  `cmd:"" help:"Read the configuration and the policy folder again, without ending a call."`
 	Status  statusCmd  `cmd:"" help:"Show what the gateway is doing."`
+	Doctor  doctorCmd  `cmd:"" help:"Find out what is wrong, and what to do about it."`
 	Agent   agentCmd   `cmd:"" help:"Enrol, list and revoke agents."`
 	Token   tokenCmd   `cmd:"" help:"Mint a short-lived bearer token for an agent that cannot hold a key."`
 	Contain containCmd `cmd:"" help:"Stop an agent, a tool, a server or everything, at once."`

@@ -52,6 +52,7 @@ func routes() []route {
 		{"GET /v1/policy/explain", (*Control).getExplanation},
 		{"GET /v1/policy/shadow", (*Control).getShadow},
 		{"GET /v1/health", (*Control).getHealth},
+		{"GET /v1/doctor", (*Control).getDoctor},
 		{"POST /v1/reload", (*Control).postReload},
 		{"GET /v1/log", (*Control).getLog},
 		{"GET /v1/log/entry", (*Control).getStory},
@@ -149,20 +150,27 @@ func (c *Control) getStatus(r *http.Request) (any, error) {
 	s := Status{
 		Version: ostiary.Version, Deployment: d.Deployment, Gateway: d.Gateway, TrustDomain: d.TrustDomain, Agents: d.Agents,
 		Loopback: d.Loopback, Fingerprint: c.o.Authority.Fingerprint().String(), Endpoint: d.Endpoint, Keys: d.Keys, Epoch: c.o.Authority.Epoch(), Snapshot: c.standing().Number,
-		Servers: []ServerStatus{},
 	}
 	var err error
 	if _, s.Indexed, s.LogSize, err = c.o.Log.Query(r.Context(), ledger.Filter{Limit: 1}); err != nil {
 		return nil, err
 	}
+	s.Servers = c.Servers()
+	return s, nil
+}
+
+// Servers says of each configured server how the last reading of what it
+// offers went.
+func (c *Control) Servers() []ServerStatus {
+	all := []ServerStatus{}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, name := range c.settings.Load().Servers {
 		last := c.last[name]
 		changed, waiting := c.tally(name)
-		s.Servers = append(s.Servers, ServerStatus{Name: name, ReadAt: last.At, Error: last.Err, Changed: changed, Waiting: waiting})
+		all = append(all, ServerStatus{Name: name, ReadAt: last.At, Error: last.Err, Changed: changed, Waiting: waiting})
 	}
-	return s, nil
+	return all
 }
 
 func (c *Control) getAgents(*http.Request) (any, error) {

@@ -33,6 +33,31 @@ type Process interface {
 	Reload(ctx context.Context) (Reloaded, error)
 	// Health says whether the process works and whether it takes calls.
 	Health(ctx context.Context) Health
+	// Doctor looks into everything that only the process itself can see.
+	Doctor(ctx context.Context) []Check
+}
+
+// Check is one thing that was looked at, and what to do about it.
+type Check struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // "ok", "warn", "fail"
+	Detail string `json:"detail"`
+	Do     string `json:"do,omitempty"`
+}
+
+// The states of a Check: as it should be, worth a look, broken or unsafe.
+const (
+	CheckOK   = "ok"
+	CheckWarn = "warn"
+	CheckFail = "fail"
+)
+
+func (c *Control) getDoctor(r *http.Request) (any, error) {
+	p, err := c.process()
+	if err != nil {
+		return nil, err
+	}
+	return p.Doctor(r.Context()), nil
 }
 
 // Health is the answer of GET /v1/health.

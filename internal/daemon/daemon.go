@@ -57,6 +57,8 @@ type Daemon struct {
 	log   *slog.Logger
 	clock func() time.Time
 
+	started time.Time // by wall and monotonic clock
+
 	ring      *keyring.Ring
 	store     *store.SQL
 	journal   *journal
@@ -82,7 +84,7 @@ type Daemon struct {
 // Open builds a gateway from its configuration: everything that can be wrong
 // with keys, store, log, policy or addresses is found here. Close it, or Run it.
 func Open(ctx context.Context, cfg *Config, log *slog.Logger) (_ *Daemon, err error) {
-	d := &Daemon{cfg: cfg, log: log, clock: time.Now}
+	d := &Daemon{cfg: cfg, log: log, clock: time.Now, started: time.Now()}
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -92,6 +94,7 @@ func Open(ctx context.Context, cfg *Config, log *slog.Logger) (_ *Daemon, err er
 		name string
 		do   func(context.Context) error
 	}{
+		{"environment", d.openEnvironment},
 		{"data folder and keys", d.openKeys},
 		{"store", d.openStore},
 		{"log", d.openLog},
@@ -125,6 +128,13 @@ func (d *Daemon) Close() error {
 	}
 	d.closers = nil
 	return errors.Join(all...)
+}
+
+func (d *Daemon) openEnvironment(context.Context) error {
+	if all := effective(); len(all) > 0 {
+		d.log.Warn("the environment changes how this process parses or whom it trusts", all...)
+	}
+	return CheckEnvironment()
 }
 
 func (d *Daemon) openKeys(context.Context) (err error) {

@@ -12,6 +12,21 @@ import (
 	"github.com/ostiary/ostiary"
 )
 
+// inUse reports whether a process holds the data folder, and which. It changes
+// nothing.
+func inUse(dir string) (pid string, held bool) {
+	f, err := os.Open(filepath.Join(dir, "gateway.lock"))
+	if err != nil {
+		return "", false
+	}
+	defer f.Close() // gives up the lock, if it was to be had
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+		return "", false
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, 20)) // a longer one is no process id
+	return string(b), true
+}
+
 // lockData makes this process the only gateway on a data folder until the
 // file is closed or the process ends, however it ends. The file holds the
 // process id, for whoever is refused.

@@ -52,10 +52,7 @@ var changeable = []string{"servers", "identity", "tools.recheck", "listen.origin
 func (d *Daemon) Reload(ctx context.Context) (control.Reloaded, error) {
 	d.live.mu.Lock()
 	defer d.live.mu.Unlock()
-	old := d.live.cfg
-	if old == nil {
-		old = d.cfg
-	}
+	old := d.inForce()
 	next, err := ReadConfig(old.file)
 	if err != nil {
 		return control.Reloaded{}, err
@@ -81,6 +78,21 @@ func (d *Daemon) Reload(ctx context.Context) (control.Reloaded, error) {
 	d.live.cfg = next
 	d.log.Info("configuration reloaded", "changed", changed)
 	return out, nil
+}
+
+// inForce is the configuration in force; d.live.mu must be held.
+func (d *Daemon) inForce() *Config {
+	if d.live.cfg != nil {
+		return d.live.cfg
+	}
+	return d.cfg
+}
+
+// config is the configuration in force.
+func (d *Daemon) config() *Config {
+	d.live.mu.Lock()
+	defer d.live.mu.Unlock()
+	return d.inForce()
 }
 
 // prepare checks everything that the configuration would change, and returns
