@@ -43,6 +43,8 @@ type cli struct {
 	Policy  policyCmd  `cmd:"" help:"Write, check and load policies."`
 	Keys    keysCmd    `cmd:"" help:"Print the public keys that tool servers and auditors need."`
 	Log     logCmd     `cmd:"" help:"See what happened, and verify that the log tells all of it."`
+	Backup  backupCmd  `cmd:"" help:"Copy store, log and identity into a new folder, while the gateway runs or not."`
+	Restore restoreCmd `cmd:"" help:"Bring a backup back into an empty data folder."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 
 	DemoServer demoServerCmd `cmd:"" hidden:"" help:"The demo's tool server."`

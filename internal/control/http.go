@@ -53,6 +53,7 @@ func routes() []route {
 		{"GET /v1/policy/shadow", (*Control).getShadow},
 		{"GET /v1/health", (*Control).getHealth},
 		{"GET /v1/doctor", (*Control).getDoctor},
+		{"POST /v1/backup", taking((*Control).postBackup)},
 		{"POST /v1/reload", (*Control).postReload},
 		{"GET /v1/log", (*Control).getLog},
 		{"GET /v1/log/entry", (*Control).getStory},

@@ -35,6 +35,49 @@ type Process interface {
 	Health(ctx context.Context) Health
 	// Doctor looks into everything that only the process itself can see.
 	Doctor(ctx context.Context) []Check
+	// Backup copies store, log and identity, and keys if asked, into a new
+	// folder while everything goes on. It is recorded first.
+	Backup(ctx context.Context, r BackupRequest) (BackedUp, error)
+}
+
+// BackupRequest asks for a backup.
+type BackupRequest struct {
+	Dir  string `json:"dir"`  // a whole path, as the gateway sees it, that does not exist
+	Keys bool   `json:"keys"` // whoever reads the backup then can open and sign everything
+}
+
+// BackedUp is a backup that is complete and flushed.
+type BackedUp struct {
+	Dir     string    `json:"dir"`
+	Created time.Time `json:"created"`
+	Keys    bool      `json:"keys"`
+	Bytes   int64     `json:"bytes"` // of files, without the store
+}
+
+// RecordBackup writes down that a backup is about to be made: it holds what
+// happened, and perhaps the keys.
+func (c *Control) RecordBackup(ctx context.Context, r BackupRequest) error {
+	text := "backup to " + r.Dir
+	if r.Keys {
+		text += ", with all private keys"
+	}
+	_, err := c.change(ctx, "backup", "ok", detailJSON(map[string]string{"text": text, "by": operator(ctx)}))
+	return err
+}
+
+// RecordRestore writes down that a restored data folder decides again, before
+// there is a Control.
+func RecordRestore(ctx context.Context, changes Changes, now time.Time, text, by string) error {
+	_, err := recordChange(ctx, changes, "", now, "raise_epoch", "ok", detailJSON(map[string]string{"text": text, "by": by}))
+	return err
+}
+
+func (c *Control) postBackup(ctx context.Context, in BackupRequest) (any, error) {
+	p, err := c.process()
+	if err != nil {
+		return nil, err
+	}
+	return p.Backup(ctx, in)
 }
 
 // Check is one thing that was looked at, and what to do about it.

@@ -57,6 +57,8 @@ type Daemon struct {
 	log   *slog.Logger
 	clock func() time.Time
 
+	confirming bool // the fence of a restored data folder is being taken down
+
 	started time.Time // by wall and monotonic clock
 
 	ring      *keyring.Ring
@@ -146,6 +148,9 @@ func (d *Daemon) openKeys(context.Context) (err error) {
 		return err
 	}
 	d.onClose(lock.Close)
+	if err := notFenced(d.cfg.Data); err != nil && !d.confirming {
+		return err
+	}
 	if d.ring, err = keyring.Open(d.cfg.keysDir()); err != nil {
 		return err
 	}

@@ -97,15 +97,15 @@ func (c *checkup) modes(cfg *Config) {
 		}
 	}
 	before := len(*c)
-	for _, name := range []string{"", "keys", "identity", "log", "state.db"} {
-		secret(filepath.Join(cfg.Data, name))
+	for _, path := range []string{cfg.Data, cfg.keysDir(), cfg.identityDir(), filepath.Join(cfg.Data, "log"), filepath.Join(cfg.Data, "state.db")} {
+		secret(path)
 	}
-	keys, err := os.ReadDir(filepath.Join(cfg.Data, "keys"))
+	keys, err := os.ReadDir(cfg.keysDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.fail("file modes", "run this as the user the gateway runs as", "%v", err)
 	}
 	for _, k := range keys {
-		secret(filepath.Join(cfg.Data, "keys", k.Name()))
+		secret(filepath.Join(cfg.keysDir(), k.Name()))
 	}
 	for _, name := range cfg.serverNames() {
 		if b := cfg.Servers[name].Bearer; b != "" {
@@ -149,7 +149,7 @@ func (c *checkup) certificates(cfg *Config) {
 		do   string
 	}{{"root", rootSoon, "plan for every agent to enrol again before then"}, {"intermediate", intermediateSoon, "restart the gateway: it makes a new one"}} {
 		name := x.name + " certificate"
-		b, err := os.ReadFile(filepath.Join(cfg.Data, "identity", x.name+".pem"))
+		b, err := os.ReadFile(filepath.Join(cfg.identityDir(), x.name+".pem"))
 		if errors.Is(err, fs.ErrNotExist) {
 			c.warn(name, "start the gateway once", "there is none yet")
 			continue
@@ -185,6 +185,9 @@ func Examine(ctx context.Context, cfg *Config) []control.Check {
 		c.fail("gateway", "look into its log, and end it if it hangs", "process %s holds the data folder and does not answer at %s", pid, cfg.Listen.Control)
 		return c
 	}
+	if err := notFenced(cfg.Data); err != nil {
+		c.fail("fence", "see docs/operations.md, Back up and restore", "%s", ostiary.AsError(err).Detail)
+	}
 	c.warn("gateway", "ostiary serve", "none is running; what only a running one knows is not checked")
 	c.store(ctx, cfg)
 	c.verify(cfg)
@@ -199,6 +202,9 @@ func Examine(ctx context.Context, cfg *Config) []control.Check {
 }
 
 func (c *checkup) store(ctx context.Context, cfg *Config) {
+	if cfg.Store.shared() {
+		return // its pages are PostgreSQL's to check; that it answers is the gateway's health
+	}
 	path := filepath.Join(cfg.Data, "state.db")
 	switch err := store.CheckSQLite(ctx, path); {
 	case errors.Is(err, fs.ErrNotExist):

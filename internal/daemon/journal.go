@@ -21,6 +21,7 @@ type journal struct {
 	deployment *ledger.Log // control changes and anchors
 	gateway    *ledger.Log // every action
 	indexes    map[*ledger.Log]*indexed
+	epoch      uint64 // of the deployment
 	stop       context.CancelFunc
 	wait       sync.WaitGroup
 	closers    []func() error
@@ -44,16 +45,15 @@ const settleMargin = time.Minute
 // controlState is the control state as the logs see it: with its revision,
 // which heartbeats record, so that a control state that was rolled back is
 // noticed and refused.
-type controlState struct{ *store.SQL }
-
-// deploymentEpoch rises when an operator restores a backup; nothing can
-// restore one yet.
-const deploymentEpoch = 1
+type controlState struct {
+	*store.SQL
+	epoch uint64 // rises when an operator confirms a restore
+}
 
 // Revision implements ledger.Revisions.
 func (s controlState) Revision(ctx context.Context) (epoch, revision uint64, err error) {
 	revision, err = s.SQL.Revision(ctx)
-	return deploymentEpoch, revision, err
+	return s.epoch, revision, err
 }
 
 func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store.SQL, clock func() time.Time, log *slog.Logger) (_ *journal, err error) {
@@ -64,6 +64,11 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 			j.Close()
 		}
 	}()
+	epoch, err := readEpoch(cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	j.epoch = epoch
 	wrap, err := ring.AEAD("data-keys")
 	if err != nil {
 		return nil, err
@@ -74,7 +79,7 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 			return nil, err
 		}
 		l, err := ledger.Open(ctx, ledger.Options{
-			Dir: filepath.Join(cfg.Data, "log", dir), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: controlState{db},
+			Dir: filepath.Join(cfg.Data, "log", dir), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: controlState{db, epoch},
 			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Longest: time.Duration(cfg.Ledger.MaxActionTime) + settleMargin, Clock: clock, Logger: log.With("log", name),
 		})
 		if err != nil {
