@@ -136,22 +136,61 @@ func complain(w io.Writer, err error) {
 	fmt.Fprintf(w, "ostiary: %s%s\n", doing, text)
 }
 
-type versionCmd struct{}
+// revision is the commit the program was built from; the linker sets it for
+// releases, and go build in a checkout records it by itself.
+var revision string
 
-func (versionCmd) Run(e *env) error {
-	v, rev := ostiary.Version, "unknown"
-	goVersion := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		goVersion = info.GoVersion
+type versionCmd struct {
+	Modules bool `help:"Print the modules it was built from too, with their sums as in go.sum."`
+}
+
+// provenance is what a program knows of how it was made.
+type provenance struct {
+	Version  string   `json:"version"`
+	Revision string   `json:"revision"`
+	Go       string   `json:"go"`
+	Modules  []module `json:"modules"`
+}
+
+type module struct {
+	Path    string `json:"path"`
+	Version string `json:"version"`
+	Sum     string `json:"sum"`
+}
+
+func made() provenance {
+	p := provenance{Version: ostiary.Version, Revision: revision, Go: "unknown", Modules: []module{}}
+	info, ok := debug.ReadBuildInfo()
+	if ok {
+		p.Go = info.GoVersion
+		for _, m := range info.Deps {
+			if m.Replace != nil {
+				m = m.Replace
+			}
+			p.Modules = append(p.Modules, module{m.Path, m.Version, m.Sum})
+		}
 		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				rev = s.Value
+			if s.Key == "vcs.revision" && p.Revision == "" {
+				p.Revision = s.Value
 			}
 		}
 	}
-	if e.cli.JSON {
-		return e.printJSON(map[string]string{"version": v, "revision": rev, "go": goVersion})
+	if p.Revision == "" {
+		p.Revision = "unknown"
 	}
-	fmt.Fprintf(e.stdout, "ostiary %s (revision %s, %s)\n", v, rev, goVersion)
+	return p
+}
+
+func (c versionCmd) Run(e *env) error {
+	p := made()
+	if e.cli.JSON {
+		return e.printJSON(p)
+	}
+	fmt.Fprintf(e.stdout, "ostiary %s (revision %s, %s)\n", p.Version, p.Revision, p.Go)
+	if c.Modules {
+		for _, m := range p.Modules {
+			fmt.Fprintf(e.stdout, "%s %s %s\n", m.Path, m.Version, m.Sum)
+		}
+	}
 	return nil
 }
