@@ -42,6 +42,7 @@ type manifest struct {
 	Keys        bool      `json:"keys"`
 	Running     bool      `json:"running"` // the gateway ran meanwhile
 	Version     string    `json:"version"`
+	Complete    bool      `json:"complete"` // everything was copied
 }
 
 // maxManifest bounds a manifest: ten short members.
@@ -57,6 +58,14 @@ func (c *Config) alone() error {
 		return c.bad("keys", "the keys and certificates are in a folder of their own: copy that and the data folder while this gateway is stopped")
 	}
 	return nil
+}
+
+func (m manifest) write(path string) error {
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.Replace(path, append(text, '\n'), 0o600)
 }
 
 func readManifest(path string) (m manifest, err error) {
@@ -176,18 +185,14 @@ func (b *backup) make(ctx context.Context) (out control.BackedUp, err error) {
 		}
 	}()
 	m := manifest{Format: 1, Created: time.Now().UTC(), Deployment: b.cfg.Deployment, Gateway: b.cfg.Gateway, TrustDomain: b.cfg.TrustDomain,
-		Epoch: b.epoch, Keys: b.keys, Running: b.running, Version: ostiary.Version}
+		Epoch: b.epoch, Keys: b.keys, Running: b.running, Version: ostiary.Version, Complete: true}
 	if err := b.copyAll(ctx); err != nil {
 		return out, fmt.Errorf("backing up: %w", err)
 	}
 	if err := syncFS(b.dir); err != nil {
 		return out, fmt.Errorf("flushing the backup: %w", err)
 	}
-	text, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return out, err
-	}
-	if err := durable.Replace(filepath.Join(b.dir, manifestName), append(text, '\n'), 0o600); err != nil {
+	if err := m.write(filepath.Join(b.dir, manifestName)); err != nil {
 		return out, err
 	}
 	return control.BackedUp{Dir: b.dir, Created: m.Created, Keys: b.keys, Bytes: b.bytes}, nil

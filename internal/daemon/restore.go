@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -96,11 +95,9 @@ func Restore(ctx context.Context, cfg *Config, dir string) (out Restored, err er
 	}
 	defer lock.Close()
 	// The fence is up before anything else is there.
-	text, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return out, err
-	}
-	if err := durable.Replace(filepath.Join(cfg.Data, fencedName), append(text, '\n'), 0o600); err != nil {
+	fence := filepath.Join(cfg.Data, fencedName)
+	m.Complete = false
+	if err := m.write(fence); err != nil {
 		return out, err
 	}
 	if err := durable.Replace(filepath.Join(cfg.Data, epochName), strconv.AppendUint(nil, m.Epoch, 10), 0o600); err != nil {
@@ -108,6 +105,10 @@ func Restore(ctx context.Context, cfg *Config, dir string) (out Restored, err er
 	}
 	if err := bringBack(ctx, cfg.Data, dir, m.Keys); err != nil {
 		return out, fmt.Errorf("restoring: %w", err)
+	}
+	m.Complete = true
+	if err := m.write(fence); err != nil {
+		return out, err
 	}
 	out = Restored{Data: cfg.Data, Created: m.Created, Entries: report.Entries}
 	_, err = os.Stat(filepath.Join(cfg.Data, "keys", "log-"+cfg.Gateway+".pem"))
@@ -180,6 +181,9 @@ func ConfirmEpoch(ctx context.Context, cfg *Config, by string, log *slog.Logger)
 	}
 	if err != nil {
 		return 0, err
+	}
+	if !m.Complete {
+		return 0, ostiary.Errorf(ostiary.Conflict, "half_restored", "the restore of %s was interrupted: empty it, except for keys, and restore again", cfg.Data)
 	}
 	d := &Daemon{cfg: cfg, log: log, clock: time.Now, confirming: true}
 	defer func() { err = errors.Join(err, d.Close()) }()

@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// TestS02TwoPlaces builds the same source in two places, differently deep and
+// TestS02TwoPlaces is S02: it builds the same source in two places, differently deep and
 // differently named, and expects the same bytes. With OSTIARY_REBUILD set, the
 // second build compiles everything anew; else they share compiled packages.
 func TestS02TwoPlaces(t *testing.T) {
