@@ -75,6 +75,10 @@ func serverState(s control.ServerStatus) string {
 		parts = append(parts, plural(s.Waiting, "definition")+" not accepted")
 	}
 	switch {
+	case s.Breaker.State == "open":
+		return "left alone until " + when(s.Breaker.Until) + ", because " + s.Breaker.Why
+	case s.Breaker.State == "half-open":
+		return "one call tries it, because " + s.Breaker.Why
 	case s.Error != "":
 		return s.Error
 	case s.ReadAt.IsZero():

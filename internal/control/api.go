@@ -72,6 +72,7 @@ type ServerStatus struct {
 	Error   string    `json:"error,omitempty"`
 	Changed int       `json:"changed"` // definitions that are not as they were accepted
 	Waiting int       `json:"waiting"` // definitions that nobody accepted
+	Breaker Breaker   `json:"breaker"` // whether calls to it are refused just now because it fails
 }
 
 // AgentRequest asks for a join token, or to enrol an agent for bearer tokens.

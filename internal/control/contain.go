@@ -37,6 +37,13 @@ type Contained struct {
 	Known bool `json:"known"` // false: nothing of this name is known yet; it is contained all the same
 }
 
+// Breaker is the state of a server's circuit breaker.
+type Breaker struct {
+	State string    `json:"state"`          // "closed", "open", "half-open"
+	Why   string    `json:"why,omitempty"`  // it is not closed
+	Until time.Time `json:"until,omitzero"` // when an open one lets a call try
+}
+
 func containmentOf(r containment.Record) Containment {
 	return Containment{Scope: r.Scope, Name: r.Name, Level: r.Level.String(), Reason: r.Reason, By: r.By, At: r.At.UTC()}
 }

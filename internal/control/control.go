@@ -75,6 +75,7 @@ type Options struct {
 	Changelog Log // the deployment's: every change of control state
 	Settings
 	Containments *containment.Levels
+	Breakers     func() map[string]Breaker // by server; from memory
 
 	Process  Process     // the gateway itself; nil for one that lives inside another program
 	Describe Description // what Status says of the process

@@ -164,12 +164,13 @@ func (c *Control) getStatus(r *http.Request) (any, error) {
 // offers went.
 func (c *Control) Servers() []ServerStatus {
 	all := []ServerStatus{}
+	breakers := c.o.Breakers()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, name := range c.settings.Load().Servers {
 		last := c.last[name]
 		changed, waiting := c.tally(name)
-		all = append(all, ServerStatus{Name: name, ReadAt: last.At, Error: last.Err, Changed: changed, Waiting: waiting})
+		all = append(all, ServerStatus{Name: name, ReadAt: last.At, Error: last.Err, Changed: changed, Waiting: waiting, Breaker: breakers[name]})
 	}
 	return all
 }

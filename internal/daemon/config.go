@@ -101,6 +101,56 @@ type Server struct {
 	Origins []string `yaml:"origins"`
 	// Bearer is a file holding the credential the gateway presents to this server. Agents never see it.
 	Bearer string `yaml:"bearer_file"`
+	// Breaker says when this server is left alone for a while because its calls fail.
+	Breaker BreakerConfig `yaml:"breaker"`
+}
+
+// BreakerConfig sets a server's circuit breaker: calls are refused at once, with when to try again, instead of
+// waiting for a server that fails. Other servers go on.
+type BreakerConfig struct {
+	// Failures in a row that open it: 1 to 1000. Default 5.
+	Failures int `yaml:"failures"`
+	// Window of calls of which half failing opens it too: 2 to 10000. Default 20.
+	Window int `yaml:"window"`
+	// Slow is how long a call may go without any answer before it has failed, though it may still be running: 100ms to
+	// 24h. Default 30s.
+	Slow Duration `yaml:"slow"`
+	// OpenFor is how long it stays open before one call tries the server: 100ms to 1h. Default 10s.
+	OpenFor Duration `yaml:"open_for"`
+}
+
+func (b *BreakerConfig) defaults() {
+	for _, n := range []struct {
+		to *int
+		v  int
+	}{{&b.Failures, 5}, {&b.Window, 20}} {
+		if *n.to == 0 {
+			*n.to = n.v
+		}
+	}
+	for _, d := range []struct {
+		to *Duration
+		v  time.Duration
+	}{{&b.Slow, 30 * time.Second}, {&b.OpenFor, 10 * time.Second}} {
+		if *d.to == 0 {
+			*d.to = Duration(d.v)
+		}
+	}
+}
+
+// check returns the key that is out of bounds, and how.
+func (b *BreakerConfig) check() (key, why string) {
+	switch {
+	case b.Failures < 1 || b.Failures > 1000:
+		return "failures", "use 1 to 1000"
+	case b.Window < 2 || b.Window > 10_000:
+		return "window", "use 2 to 10000"
+	case time.Duration(b.Slow) < 100*time.Millisecond || time.Duration(b.Slow) > 24*time.Hour:
+		return "slow", "use 100ms to 24h"
+	case time.Duration(b.OpenFor) < 100*time.Millisecond || time.Duration(b.OpenFor) > time.Hour:
+		return "open_for", "use 100ms to 1h"
+	}
+	return "", ""
 }
 
 // IdentityConfig sets lifetimes.
@@ -300,6 +350,7 @@ func (c *Config) defaults() {
 		set(&s.Zone, "default")
 		anchor(&s.Dir)
 		anchor(&s.Bearer)
+		s.Breaker.defaults()
 		c.Servers[name] = s
 	}
 }
@@ -415,6 +466,9 @@ func (c *Config) checkServer(name string, s Server) error {
 		if err := egress.CheckCommand(s.Command); err != nil {
 			return c.bad(key+".command", ostiary.AsError(err).Detail)
 		}
+	}
+	if wrong, why := s.Breaker.check(); wrong != "" {
+		return c.bad(key+".breaker."+wrong, why)
 	}
 	if s.Bearer != "" && s.URL == "" {
 		return c.bad(key+".bearer_file", "a credential header belongs to a url; give a process its secrets by env")

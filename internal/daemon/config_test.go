@@ -109,6 +109,10 @@ func TestConfigRefuses(t *testing.T) {
 		{"store of another kind", good + "store: {postgres: 'mysql://a/b'}\n", "c.yaml:2: store.postgres: write postgres://"},
 		{"store with a password", good + "store: {postgres: 'postgres://a:b@c/d'}\n", "store.postgres: a password does not belong"},
 		{"store with a password as an option", good + "store: {postgres: 'postgres://c/d?password=b'}\n", "store.postgres: a password does not belong"},
+		{"breaker that never opens", server("{url: 'https://a/', breaker: {failures: -1}}"), "servers.files.breaker.failures"},
+		{"breaker without a window", server("{url: 'https://a/', breaker: {window: 1}}"), "servers.files.breaker.window"},
+		{"breaker without patience", server("{url: 'https://a/', breaker: {slow: 1ms}}"), "servers.files.breaker.slow"},
+		{"breaker without end", server("{url: 'https://a/', breaker: {open_for: 1d}}"), "servers.files.breaker.open_for"},
 		{"network", server("{url: 'https://a/', allow_addresses: [10.0.0.1]}"), "is no network"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

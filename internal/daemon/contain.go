@@ -36,3 +36,12 @@ func (d *Daemon) openContainment(ctx context.Context) error {
 	}()
 	return nil
 }
+
+// breakers tells control which servers are left alone, and why.
+func (d *Daemon) breakers() map[string]control.Breaker {
+	all := map[string]control.Breaker{}
+	for _, h := range d.egress.Health() {
+		all[h.Server] = control.Breaker{State: h.Breaker, Why: h.Left, Until: h.Until}
+	}
+	return all
+}

@@ -206,6 +206,7 @@ func (c *Config) upstreams() (all []egress.Server, err error) {
 		all = append(all, egress.Server{
 			Name: name, Zone: s.Zone, Trusted: s.Trusted, URL: s.URL, AllowPrivate: s.AllowAddresses, BearerFile: s.Bearer,
 			Command: s.Command, Env: s.Env, Dir: s.Dir, Digest: digest,
+			Breaker: egress.Breaker{Failures: s.Breaker.Failures, Window: s.Breaker.Window, Slow: time.Duration(s.Breaker.Slow), OpenFor: time.Duration(s.Breaker.OpenFor)},
 		})
 	}
 	return all, nil

@@ -7,7 +7,8 @@
 // offset into an envelope written here; nothing is sent twice; connections go
 // only to addresses allowed for that server; what comes back is scanned
 // strictly, bounded in size, number and time, and belongs to the call that
-// caused it. An error that wraps [gate.ErrNotSent] promises that no byte of
+// caused it; a server that keeps failing is left alone for a while, and costs
+// the others nothing. An error that wraps [gate.ErrNotSent] promises that no byte of
 // the call left; after any other error it may have happened.
 //
 // It trusts the configuration, the name service not at all, and servers
@@ -90,6 +91,8 @@ type Server struct {
 	Env     map[string]string // the whole environment; nothing is inherited
 	Dir     string            // working directory, "/" when empty
 	Digest  ostiary.Digest    // of the executable; if set, another one is not started
+
+	Breaker Breaker
 }
 
 // Limits bound what one call or one server may cost.
@@ -153,6 +156,10 @@ type Health struct {
 	Dropped   uint64 // messages nobody had asked for
 	Starts    uint64 // times a process was started
 	Sessions  int    // legacy sessions open
+
+	Breaker string    // "closed", "open", "half-open"
+	Left    string    // why an open one leaves the server alone
+	Until   time.Time // when it may be tried again
 }
 
 // Egress implements [gate.Egress].
@@ -231,7 +238,7 @@ func (e *Egress) add(table map[string]*placed, srv Server) error {
 	if err != nil {
 		return named(err)
 	}
-	table[srv.Name] = place(u, srv)
+	table[srv.Name] = place(u, srv, newBreaker(srv.Breaker, e.shared.clock))
 	return nil
 }
 
@@ -303,7 +310,10 @@ func (e *Egress) Health() []Health {
 	var all []Health
 	table := *e.table.Load()
 	for _, name := range slices.Sorted(maps.Keys(table)) {
-		all = append(all, table[name].health())
+		p := table[name]
+		h := p.health()
+		h.Breaker, h.Left, h.Until = p.breaker.standing()
+		all = append(all, h)
 	}
 	return all
 }

@@ -557,7 +557,9 @@ func TestStaleConnection(t *testing.T) {
 	url, effects := rawServer(t, func(_ int64, c net.Conn, r *http.Request) {
 		io.WriteString(c, "HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n")
 	})
-	e := newEgress(t, Options{Servers: []Server{local(url)}})
+	s := local(url)
+	s.Breaker.Failures, s.Breaker.Window = 1000, 1000
+	e := newEgress(t, Options{Servers: []Server{s}})
 	for i := range int64(20) {
 		_, err := result(t, e, toolCall(t, "srv", "x", `{}`))
 		if code, unsent := codeOf(err); unsent || code == "" {

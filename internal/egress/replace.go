@@ -13,7 +13,8 @@ import (
 // calls are on it.
 type placed struct {
 	upstream
-	made Server
+	made    Server
+	breaker *breaker
 
 	mu      sync.Mutex // guards what follows
 	calls   int
@@ -21,8 +22,8 @@ type placed struct {
 	idle    chan struct{} // closed when it is retired and the last call has ended
 }
 
-func place(u upstream, made Server) *placed {
-	return &placed{upstream: u, made: made, idle: make(chan struct{})}
+func place(u upstream, made Server, b *breaker) *placed {
+	return &placed{upstream: u, made: made, breaker: b, idle: make(chan struct{})}
 }
 
 // enter counts a call in. It is false if another server has taken the place.
@@ -56,15 +57,24 @@ func (p *placed) retire() {
 	}
 }
 
-// counted is a reply whose end its server waits for before it gives way.
+// counted is a reply whose end its server waits for before it gives way, and
+// whose course its breaker watches.
 type counted struct {
 	gate.Stream
 	once sync.Once
 	on   *placed
+	try  *attempt
+}
+
+func (c *counted) Next(ctx context.Context) (gate.Frame, error) {
+	f, err := c.Stream.Next(ctx)
+	c.try.saw(ctx, f, err)
+	return f, err
 }
 
 func (c *counted) Close() error {
 	defer c.once.Do(c.on.leave)
+	c.try.left()
 	return c.Stream.Close()
 }
 
@@ -78,12 +88,18 @@ func (e *Egress) send(ctx context.Context, d *gate.Dispatch) (gate.Stream, error
 		if !p.enter() {
 			continue // it was replaced since the table was read; the new table is there already
 		}
-		s, err := p.forward(ctx, d)
+		try, err := p.breaker.admit()
 		if err != nil {
 			p.leave()
 			return nil, err
 		}
-		return &counted{Stream: s, on: p}, nil
+		s, err := p.forward(ctx, d)
+		if err != nil {
+			try.saw(ctx, gate.Frame{}, err)
+			p.leave()
+			return nil, err
+		}
+		return &counted{Stream: s, on: p, try: try}, nil
 	}
 }
 

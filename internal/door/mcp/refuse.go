@@ -122,7 +122,9 @@ func tell(e *ostiary.Error) (string, told) {
 	case ostiary.Internal, ostiary.Corrupt:
 		return "internal error", t
 	case ostiary.Unavailable:
-		t.Code = e.Code
+		if t.Code = e.Code; e.Code == "breaker_open" { // not the gateway: a server of theirs, and it says when
+			return e.Detail, t
+		}
 		return "the gateway cannot answer now; try again later", t
 	}
 	t.Code, t.Field = e.Code, e.Field
