@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,11 +20,21 @@ type register struct {
 	rev     uint64
 	fail    string // the event that fails
 	done    bool   // it happened all the same
+	mu      sync.Mutex
+}
+
+// breaks makes one event fail from now on, "" none.
+func (r *register) breaks(event string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fail = event
 }
 
 var errDown = errors.New("down")
 
 func (r *register) do(event string, f func()) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.events = append(r.events, event)
 	if r.fail == event {
 		if r.done && f != nil {
@@ -231,12 +242,12 @@ func TestFollow(t *testing.T) {
 		if l.Level(bob, pay) != ostiary.None {
 			t.Error("not read")
 		}
-		r.fail = "revision"
+		r.breaks("revision")
 		time.Sleep(10 * time.Second)
 		if l.Level(bob, pay) != ostiary.NotEstablished {
 			t.Error("its lease did not end")
 		}
-		r.fail = ""
+		r.breaks("")
 		time.Sleep(2 * time.Second)
 		cancel()
 		<-done
