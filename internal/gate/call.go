@@ -21,6 +21,7 @@ type Call struct {
 	Asked       string          // JSON object, composed by the door, of the client capabilities under which a server may ask this caller inside this call; "" leaves it to what egress declares for all
 	Fault       error           // the door could not translate the message (malformed, header mismatch, unknown method): it ends after authenticate, refused and recorded like any other call
 	Protocol    string          // protocol and revision the caller speaks, for the record: "mcp/2026-07-28"
+	Trace       string          // the caller's own traceparent as it was sent, "" if none: observers may link to it, nothing follows it
 }
 
 // TargetKind says what a clearance opens the way to.

@@ -24,6 +24,8 @@ type exchange struct {
 	result   ostiary.Digest
 	length   int64
 	findings []ostiary.Finding
+	clock    func() time.Time // nil if nobody observes
+	began    [Steps]time.Time // when each step was entered
 
 	settled atomic.Bool
 	mu      sync.Mutex // guards what settle leaves behind
@@ -36,7 +38,11 @@ var errSettled = ostiary.Errorf(ostiary.Conflict, "settled", "the exchange is al
 
 func (g *Gate) begin(call *Call) *exchange {
 	g.flying.Add(1)
-	return &exchange{call: call}
+	x := &exchange{call: call}
+	if g.observer != nil {
+		x.clock = g.clock
+	}
+	return x
 }
 
 func (x *exchange) finish(r ostiary.Receipt) {

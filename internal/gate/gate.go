@@ -47,14 +47,15 @@ type Gate struct {
 	obligers   map[string]Obliger
 	tainter    Tainter
 	holder     Holder
+	observer   Observer
 
 	clock  func() time.Time
 	log    *slog.Logger
 	flying sync.WaitGroup // exchanges that are not settled yet
 }
 
-// Options are the neighbours New needs. Inspectors, Obligers and Holder may be
-// empty; everything else is required.
+// Options are the neighbours New needs. Inspectors, Obligers, Holder and
+// Observer may be empty; everything else is required.
 type Options struct {
 	Identity  Identity
 	Facts     Facts
@@ -69,6 +70,7 @@ type Options struct {
 	Inspectors   []Inspector
 	Obligers     map[string]Obliger // by obligation type; one not listed here denies
 	Holder       Holder
+	Observer     Observer
 	Clock        func() time.Time
 	Logger       *slog.Logger
 }
@@ -83,7 +85,7 @@ func New(o Options) *Gate {
 	o = o.guarded()
 	return &Gate{
 		identity: o.Identity, facts: o.Facts, validator: o.Validator, policy: o.Policy, ledger: o.Ledger, egress: o.Egress, containments: o.Containments,
-		inspectors: o.Inspectors, obligers: o.Obligers, tainter: o.Tainter, holder: o.Holder,
+		inspectors: o.Inspectors, obligers: o.Obligers, tainter: o.Tainter, holder: o.Holder, observer: o.Observer,
 		clock: o.Clock, log: o.Logger,
 	}
 }
@@ -104,6 +106,7 @@ func (g *Gate) Handle(ctx context.Context, call Call) (reply *Reply, err error) 
 	}()
 
 	// authenticate: who is asking, proven on this connection?
+	x.at(StepAuthenticate)
 	if x.subject, err = g.identity.Authenticate(ctx, call.Credentials); err != nil {
 		return nil, err
 	}
@@ -113,33 +116,40 @@ func (g *Gate) Handle(ctx context.Context, call Call) (reply *Reply, err error) 
 	}
 	// resolve: what is known right now: mandate, posture, zone, risk,
 	// containment, budgets, provenance, approvals.
+	x.at(StepResolve)
 	if x.request, err = g.facts.Resolve(ctx, x.subject, &call); err != nil {
 		return nil, err
 	}
 	// validate: one document, fitting the pinned schema, the limits and the mandate?
+	x.at(StepValidate)
 	if err = g.validate(x.request); err != nil {
 		return nil, err
 	}
 	// decide: may it? An obligation may put another action in its place, once.
+	x.at(StepDecide)
 	if err = g.decide(ctx, x); err != nil {
 		return nil, err
 	}
 	// record: write down what is about to happen, before it can.
+	x.at(StepRecord)
 	if err = g.record(ctx, x); err != nil {
 		return nil, err
 	}
 	// bind: a clearance fits these bytes, this agent, this moment, once.
 	// No recorded permit, no clearance.
+	x.at(StepBind)
 	clearance, err := g.bind(x)
 	if err != nil {
 		return nil, err
 	}
 	// forward: the only way out.
+	x.at(StepForward)
 	if x.upstream, err = g.egress.Forward(ctx, clearance); err != nil {
 		return nil, err
 	}
 	// inspect: what came back is data of unknown integrity. Its reader holds
 	// back the end until settle has the Outcome on disk.
+	x.at(StepInspect)
 	return g.inspect(x), nil
 }
 
@@ -153,6 +163,7 @@ func (g *Gate) settle(ctx context.Context, x *exchange, d ostiary.Disposition, c
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 
+	x.at(StepSettle)
 	receipt, err := g.ledger.Append(ctx, x.outcome(d, cause, g.clock()))
 	x.finish(receipt)
 	if err != nil {
@@ -160,6 +171,7 @@ func (g *Gate) settle(ctx context.Context, x *exchange, d ostiary.Disposition, c
 		// sweeper name it Unknown, which is a signal.
 		g.log.Error("outcome not recorded", "action", x.call.Action.Name, "disposition", d.String(), "error", err)
 	}
+	g.observe(x, d, cause, err)
 	return err
 }
 

@@ -82,3 +82,12 @@ type Tainter interface {
 type Holder interface {
 	Hold(ctx context.Context, r *ostiary.Request, d *ostiary.Decision) (id string, err error)
 }
+
+// Observer is told of each exchange once, when it has ended: for traces and
+// metrics. It watches and cannot change anything: nothing it does, a panic
+// included, reaches the call. The end of the reply waits for Ended, so it must
+// neither block nor do I/O. Safe for concurrent use. A Gate without an
+// Observer takes no times.
+type Observer interface {
+	Ended(e *Ending)
+}

@@ -176,6 +176,7 @@ func (g *Gate) refuse(ctx context.Context, x *exchange, cause error) error {
 		// Nobody authenticated: an exact count, so that the log is no amplifier.
 		g.ledger.Count(x.call.Credentials.Remote, e.Kind.String()+":"+e.Code)
 		x.settled.Store(true)
+		g.observe(x, ostiary.Refused, &e, nil)
 		g.flying.Done()
 		return &e
 	}
