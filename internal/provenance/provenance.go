@@ -71,6 +71,13 @@ func NewSharedSessions(store SharedSessions, clock func() time.Time) *Sessions {
 	return s
 }
 
+// Count returns how many sessions are held in memory.
+func (s *Sessions) Count() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.byKey)
+}
+
 // State is a session with its history at one moment.
 type State struct {
 	Session ostiary.Session

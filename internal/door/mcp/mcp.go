@@ -214,6 +214,10 @@ func (d *Door) server(name string) (Server, bool) {
 // stream. Calls under way go on; the HTTP server's Shutdown waits for them.
 func (d *Door) Close() { d.close.Do(func() { close(d.closed) }) }
 
+// Sessions returns how many sessions of clients that speak an older revision
+// are open.
+func (d *Door) Sessions() int { return d.sessions.count() }
+
 var _ http.Handler = (*Door)(nil)
 
 // serverName reports whether s can stand in a path and before the three

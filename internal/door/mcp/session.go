@@ -120,6 +120,13 @@ func (t *sessions) find(id string, o owner, server string) (*session, bool) {
 	return s, true
 }
 
+// count returns how many are held.
+func (t *sessions) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byID)
+}
+
 // drop ends a session.
 func (t *sessions) drop(s *session) {
 	t.mu.Lock()

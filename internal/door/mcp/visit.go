@@ -48,11 +48,26 @@ func (x *visit) params() ostiary.Value { return x.msg.Params }
 
 // call is the gate's view of what x asks for.
 func (x *visit) call(a ostiary.Action, target gate.Target) gate.Call {
-	c := gate.Call{Credentials: x.creds, Action: a, Target: target, Progress: x.token.Exists(), Protocol: "mcp/" + x.version}
+	c := gate.Call{Credentials: x.creds, Action: a, Target: target, Progress: x.token.Exists(), Protocol: "mcp/" + x.version, Trace: x.trace()}
 	if target.Kind == gate.ToServer {
 		c.Logs, c.Asked = levelName(x.level), x.askable()
 	}
 	return c
+}
+
+// trace returns the caller's traceparent, from the message if it has one there
+// and from the one header otherwise. Whoever reads it parses it strictly.
+func (x *visit) trace() string {
+	if v := x.params().Get("_meta").Get(mcpwire.MetaTraceparent); v.Exists() {
+		if len(v.Bytes()) > maxName {
+			return ""
+		}
+		return v.Text()
+	}
+	if h := x.r.Header.Values("Traceparent"); len(h) == 1 {
+		return bounded(h[0])
+	}
+	return ""
 }
 
 // fault hands the gate a message that could not be translated and answers
