@@ -50,6 +50,8 @@ type Config struct {
 	Ledger   LedgerConfig   `yaml:"ledger"`
 	Tools    ToolsConfig    `yaml:"tools"`
 
+	Telemetry TelemetryConfig `yaml:"telemetry"`
+
 	file string
 	root *yaml.Node
 }
@@ -279,6 +281,8 @@ func wanted(goType string) string {
 		return "text"
 	case goType == "bool":
 		return "true or false"
+	case goType == "float64":
+		return "a number"
 	case strings.HasPrefix(goType, "[]"):
 		return "a list"
 	}
@@ -397,6 +401,9 @@ func (c *Config) check() error {
 		if b.v < b.lo || b.v > b.hi {
 			return c.bad(b.key, fmt.Sprintf("%v is outside %v to %v", time.Duration(b.v), time.Duration(b.lo), time.Duration(b.hi)))
 		}
+	}
+	if err := c.checkTelemetry(); err != nil {
+		return err
 	}
 	if c.Ledger.SegmentSize < 1<<20 || c.Ledger.SegmentSize > 1<<30 {
 		return c.bad("ledger.segment_size", "use 1MiB to 1GiB")

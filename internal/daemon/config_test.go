@@ -113,6 +113,15 @@ func TestConfigRefuses(t *testing.T) {
 		{"breaker without a window", server("{url: 'https://a/', breaker: {window: 1}}"), "servers.files.breaker.window"},
 		{"breaker without patience", server("{url: 'https://a/', breaker: {slow: 1ms}}"), "servers.files.breaker.slow"},
 		{"breaker without end", server("{url: 'https://a/', breaker: {open_for: 1d}}"), "servers.files.breaker.open_for"},
+		{"metrics everywhere", good + "telemetry:\n  listen: ':9464'\n", "c.yaml:3: telemetry.listen: name the address"},
+		{"metrics nowhere", good + "telemetry: {listen: here}\n", "telemetry.listen: write host:port"},
+		{"collector in the clear", good + "telemetry: {otlp: 'http://10.0.0.1:4318/v1/traces'}\n", "plain http is for a collector on this machine"},
+		{"collector by a name in the clear", good + "telemetry: {otlp: 'http://collector/v1/traces'}\n", "plain http is for a collector on this machine"},
+		{"collector with a credential", good + "telemetry: {otlp: 'https://u:p@collector/v1/traces'}\n", "telemetry.otlp"},
+		{"collector without a path", good + "telemetry: {otlp: 'https://collector'}\n", "/v1/traces"},
+		{"sample", good + "telemetry: {sample: 1.5}\n", "telemetry.sample: write a share from 0 to 1"},
+		{"sample of nothing", good + "telemetry: {sample: .nan}\n", "telemetry.sample: write a share from 0 to 1"},
+		{"sample in words", good + "telemetry: {sample: all}\n", "where a number is wanted"},
 		{"network", server("{url: 'https://a/', allow_addresses: [10.0.0.1]}"), "is no network"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

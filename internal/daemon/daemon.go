@@ -35,7 +35,9 @@ import (
 	"github.com/ostiary/ostiary/internal/keyring"
 	"github.com/ostiary/ostiary/internal/mandate"
 	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/provenance"
 	"github.com/ostiary/ostiary/internal/store"
+	"github.com/ostiary/ostiary/internal/telemetry"
 	"github.com/ostiary/ostiary/verify"
 )
 
@@ -80,6 +82,10 @@ type Daemon struct {
 	probing  net.Listener // nil if off
 	socket   net.Listener
 
+	telemetry *telemetry.Telemetry // nil if off
+	metrics   net.Listener         // nil if off
+	issued    *provenance.Sessions
+
 	closers []func() error // in the order things were opened
 }
 
@@ -102,6 +108,7 @@ func Open(ctx context.Context, cfg *Config, log *slog.Logger) (_ *Daemon, err er
 		{"log", d.openLog},
 		{"containment", d.openContainment},
 		{"addresses", d.listen},
+		{"telemetry", d.openTelemetry},
 		{"identity", d.openIdentity},
 		{"catalog", d.openCatalog},
 		{"egress", d.openEgress},
@@ -211,7 +218,7 @@ func (d *Daemon) openIdentity(ctx context.Context) error {
 		TrustDomain: d.cfg.TrustDomain, Dir: d.cfg.identityDir(), Fence: filepath.Join(d.cfg.Data, "identity"), Lease: d.lease(), Keys: d.ring, Registry: d.store, Mandates: mandates,
 		Record: control.RefuseSuspended(d.contained, control.RecordEvent(d.journal.deployment, d.clock)), Clock: d.clock, Log: d.log,
 		SVIDLife: time.Duration(d.cfg.Identity.SVIDLife), TokenLife: time.Duration(d.cfg.Identity.TokenLife), MandateLife: time.Duration(d.cfg.Identity.MandateLife),
-		Grace: grace(*d.cfg.Identity.ReturnWithin), Hosts: d.cfg.Listen.Names, Refused: d.journal.gateway.Count,
+		Grace: grace(*d.cfg.Identity.ReturnWithin), Hosts: d.cfg.Listen.Names, Refused: d.stranger,
 	})
 	return err
 }
@@ -276,13 +283,13 @@ func RequestKey(data string) ([]byte, error) {
 }
 
 func (d *Daemon) openGate(context.Context) error {
-	sessions := d.sessions()
+	d.issued = d.sessions()
 	d.engine = policy.New()
 	d.gate = gate.New(gate.Options{
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
-		Containments: d.contained, Tainter: tainter{sessions}, Inspectors: []gate.Inspector{mcp.Envelope{}}, Clock: d.clock, Logger: d.log,
+		Containments: d.contained, Tainter: tainter{d.issued}, Inspectors: []gate.Inspector{mcp.Envelope{}}, Observer: d.observer(), Clock: d.clock, Logger: d.log,
 		Facts: d.live.resolving(&gate.Resolver{
-			Tools: d.book, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{sessions}, Containments: d.contained,
+			Tools: d.book, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{d.issued}, Containments: d.contained,
 			Servers: d.cfg.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
 		}),
 	})

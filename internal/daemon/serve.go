@@ -18,6 +18,7 @@ import (
 	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/door/mcp"
 	"github.com/ostiary/ostiary/internal/stricthttp"
+	"github.com/ostiary/ostiary/internal/telemetry"
 )
 
 // serveAll starts every listener. A server that ends by itself reports to
@@ -35,11 +36,14 @@ func (d *Daemon) serveAll(failed chan<- error) []*http.Server {
 	// A request head that is refused before anybody authenticated is counted
 	// like any other refusal of a stranger.
 	front := stricthttp.Standard()
-	front.Refused = func(source, code string) { d.journal.gateway.Count(source, "http:"+code) }
+	front.Refused = func(source, code string) { d.stranger(source, "http:"+code) }
 	crowd := d.crowd(front.Refused)
 	start("agents", d.agentServer(), stricthttp.NewListener(tls.NewListener(crowd.Listen(d.agents), d.authority.ServerTLS()), front))
 	if d.loopback != nil {
 		start("loopback", mcp.NewServer(d.door, d.log), stricthttp.NewListener(crowd.Listen(d.loopback), front))
+	}
+	if d.metrics != nil {
+		start("metrics", d.telemetry.Server(d.metricsHosts(), d.log), telemetry.Listen(d.metrics))
 	}
 	start("control", &http.Server{
 		Handler: d.control.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
