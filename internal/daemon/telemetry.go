@@ -137,7 +137,7 @@ func (d *Daemon) state() telemetry.State {
 		s.Logs = append(s.Logs, telemetry.Log{Name: l.name, Entries: st.Size, Queued: st.Queued, Open: st.Open, Lag: m - min(n, m), Full: st.Full, Failed: st.Failed != ""})
 	}
 	for _, h := range d.egress.Health() {
-		s.Servers = append(s.Servers, telemetry.Server{Name: h.Server, State: h.State, Failures: h.Failures, Starts: h.Starts, Dropped: h.Dropped})
+		s.Servers = append(s.Servers, telemetry.Server{Name: h.Server, State: h.State, Breaker: h.Breaker, Failures: h.Failures, Starts: h.Starts, Dropped: h.Dropped})
 	}
 	s.Sessions, s.Clients = d.issued.Count(), d.door.Sessions()
 	if active := d.engine.Active(); active != nil {

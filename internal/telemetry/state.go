@@ -28,6 +28,7 @@ type Log struct {
 type Server struct {
 	Name     string
 	State    string // one of serverStates
+	Breaker  string // one of breakerStates
 	Failures uint64
 	Starts   uint64
 	Dropped  uint64 // messages nobody had asked for
@@ -35,13 +36,15 @@ type Server struct {
 
 func serverStates() []string { return []string{"unused", "ready", "failing", "quarantined"} }
 
+func breakerStates() []string { return []string{"closed", "open", "half-open"} }
+
 // stateCollector reads the state anew at each scrape.
 type stateCollector struct {
 	read func() State
 
-	entries, queued, open, lag, full, failed *prometheus.Desc
-	state, failures, starts, dropped         *prometheus.Desc
-	sessions, snapshot                       *prometheus.Desc
+	entries, queued, open, lag, full, failed  *prometheus.Desc
+	state, breaker, failures, starts, dropped *prometheus.Desc
+	sessions, snapshot                        *prometheus.Desc
 }
 
 func newStateCollector(read func() State) *stateCollector {
@@ -57,6 +60,7 @@ func newStateCollector(read func() State) *stateCollector {
 		full:     desc("ledger_full", "1 if there is no room for another action.", "log"),
 		failed:   desc("ledger_failed", "1 if the log failed: nothing is recorded and nothing is let through.", "log"),
 		state:    desc("upstream_state", "1 for the state a server is in.", "server", "state"),
+		breaker:  desc("upstream_breaker", "1 for the state a server's circuit breaker is in.", "server", "state"),
 		failures: desc("upstream_failures_total", "Calls of a server that ended without a final message.", "server"),
 		starts:   desc("upstream_starts_total", "Times a server's process was started.", "server"),
 		dropped:  desc("upstream_dropped_total", "Messages of a server that nobody had asked for.", "server"),
@@ -67,7 +71,7 @@ func newStateCollector(read func() State) *stateCollector {
 
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.entries, c.queued, c.open, c.lag, c.full, c.failed, c.state, c.failures, c.starts, c.dropped, c.sessions, c.snapshot} {
+	for _, d := range []*prometheus.Desc{c.entries, c.queued, c.open, c.lag, c.full, c.failed, c.state, c.breaker, c.failures, c.starts, c.dropped, c.sessions, c.snapshot} {
 		ch <- d
 	}
 }
@@ -92,6 +96,9 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, v := range s.Servers {
 		for _, state := range serverStates() {
 			gauge(c.state, bit(v.State == state), v.Name, state)
+		}
+		for _, state := range breakerStates() {
+			gauge(c.breaker, bit(v.Breaker == state), v.Name, state)
 		}
 		count(c.failures, v.Failures, v.Name)
 		count(c.starts, v.Starts, v.Name)

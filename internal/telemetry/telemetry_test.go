@@ -300,7 +300,7 @@ func TestLabelsAreBounded(t *testing.T) {
 	tel := open(t, telemetry.Options{Metrics: true, State: func() telemetry.State {
 		return telemetry.State{
 			Logs:    []telemetry.Log{{Name: "gateway", Entries: 7, Lag: 2, Failed: true}},
-			Servers: []telemetry.Server{{Name: "bank", State: "failing", Starts: 3}}, Snapshot: 4,
+			Servers: []telemetry.Server{{Name: "bank", State: "failing", Breaker: "open", Starts: 3}}, Snapshot: 4,
 		}
 	}})
 	odd := func(i int) {
@@ -340,7 +340,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		`mcp_client_operation_duration_seconds_bucket{server="bank",le="0.001"} 0`,
 		`mcp_client_operation_duration_seconds_bucket{server="bank",le="0.0025"} 1`,
 		`ostiary_ledger_entries{log="gateway"} 7`, `ostiary_ledger_index_lag{log="gateway"} 2`, `ostiary_ledger_failed{log="gateway"} 1`,
-		`ostiary_upstream_state{server="bank",state="failing"} 1`, `ostiary_upstream_state{server="bank",state="ready"} 0`, `ostiary_policy_snapshot 4`,
+		`ostiary_upstream_state{server="bank",state="failing"} 1`, `ostiary_upstream_state{server="bank",state="ready"} 0`, `ostiary_upstream_breaker{server="bank",state="open"} 1`, `ostiary_upstream_breaker{server="bank",state="closed"} 0`, `ostiary_policy_snapshot 4`,
 		`ostiary_build_info{go=`, "go_goroutines ", "process_open_fds ",
 	} {
 		if !strings.Contains(body, want) {
