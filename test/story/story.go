@@ -52,6 +52,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -373,17 +374,34 @@ func flip(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func ports(ts *testscript.TestScript, neg bool, args []string) {
-	var held []net.Listener
 	for _, name := range args {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		ts.Check(err)
-		held = append(held, l)
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		ts.Setenv(name, port)
+		ts.Setenv(name, strconv.Itoa(freePort(ts)))
 	}
-	for _, l := range held {
-		l.Close()
+}
+
+// Ports of stories lie below those that systems hand out by themselves, so
+// that no connection of anybody takes one before its story listens on it.
+const (
+	firstPort = 12000
+	lastPort  = 21999
+)
+
+// taken counts the ports this test binary has handed out: no two of its
+// stories get the same one. Where it begins differs between binaries that run
+// at one time.
+var taken atomic.Int64
+
+func freePort(ts *testscript.TestScript) int {
+	for range 1000 {
+		port := firstPort + (os.Getpid()*97+int(taken.Add(1)))%(lastPort-firstPort+1)
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err == nil {
+			l.Close()
+			return port
+		}
 	}
+	ts.Fatalf("no free port")
+	return 0
 }
 
 // The usual files of a story. One that the story brings itself is kept.
