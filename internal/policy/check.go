@@ -182,6 +182,9 @@ func serverOf(action string) string {
 // is a mistake.
 func awaited(name string, tools []toolDecl) bool {
 	server := serverOf(name)
+	if server == "" || len(name) <= len(server)+len("___") {
+		return false // no server, or no tool, has an empty name
+	}
 	return server != name && !slices.ContainsFunc(tools, func(t toolDecl) bool { return t.Server == server })
 }
 
