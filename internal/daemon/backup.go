@@ -20,6 +20,7 @@ import (
 	"github.com/ostiary/ostiary/internal/durable"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/store"
+	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
 // A backup is a folder laid out like a data folder, with a manifest that is
@@ -74,8 +75,16 @@ func readManifest(path string) (m manifest, err error) {
 		return m, err
 	}
 	defer f.Close()
-	dec := json.NewDecoder(io.LimitReader(f, maxManifest))
-	if err := dec.Decode(&m); err != nil || m.Format != 1 {
+	text, err := io.ReadAll(io.LimitReader(f, maxManifest))
+	if err != nil {
+		return m, err
+	}
+	// A backup has travelled: its manifest is scanned like any foreign text
+	// before it is read, so a key twice or a second document is refused.
+	if _, err = strictjson.Parse(text, strictjson.Request); err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err != nil || m.Format != 1 {
 		return m, ostiary.Errorf(ostiary.Malformed, "manifest", "%s is no manifest of a backup that this version can read", path)
 	}
 	return m, nil
