@@ -72,30 +72,6 @@ func (d *Daemon) agentServer() *http.Server {
 	return s
 }
 
-// maxSocketPath is what every system takes as the path of a Unix socket.
-const maxSocketPath = 100
-
-// listenUnix makes the control socket, for this user alone. A socket that
-// nobody answers is left from a process that was killed, and is replaced.
-func listenUnix(path string) (net.Listener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("the path of a Unix socket may have at most %d bytes, this one has %d; set listen.control to a shorter one", maxSocketPath, len(path))
-	}
-	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
-		// The store's lock was taken before this, so nobody else serves here.
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	old := unix.Umask(0o177)
-	l, err := net.Listen("unix", path)
-	unix.Umask(old)
-	if err != nil {
-		return nil, err
-	}
-	return &peerListener{l.(*net.UnixListener)}, nil
-}
-
 // peerListener accepts only this process's own user and root, by the kernel's
 // word, whatever the file's mode has become.
 type peerListener struct{ *net.UnixListener }

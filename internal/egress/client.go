@@ -3,11 +3,13 @@ package egress
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -139,4 +141,22 @@ func UnixClient(path string) *http.Client {
 		return d.DialContext(ctx, "unix", path)
 	}
 	return oneHost(&url.URL{Scheme: "http", Host: "ostiary"}, t)
+}
+
+// errAnswers says that a socket is in use.
+var errAnswers = errors.New("somebody answers")
+
+// Dead returns nil only if the kernel says that nobody listens on a Unix
+// socket. Every other answer, also one that stays out, is a reason to leave
+// the socket alone.
+func Dead(path string) error {
+	c, err := (&net.Dialer{Timeout: dialTimeout}).Dial("unix", path)
+	if err == nil {
+		c.Close()
+		return errAnswers
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil
+	}
+	return err
 }
