@@ -79,6 +79,8 @@ func serverState(s control.ServerStatus) string {
 		return "left alone until " + when(s.Breaker.Until) + ", because " + s.Breaker.Why
 	case s.Breaker.State == "half-open":
 		return "one call tries it, because " + s.Breaker.Why
+	case s.Conduct.State == "quarantined":
+		return "quarantined, because " + s.Conduct.Why
 	case s.Error != "":
 		return s.Error
 	case s.ReadAt.IsZero():
@@ -270,23 +272,51 @@ func (e *env) printTools(all []control.Tool) error {
 
 type toolsDiffCmd struct {
 	Server string `arg:"" help:"The configured server."`
-	Name   string `arg:"" help:"The definition: a tool's or prompt's name, a resource's URI."`
+	Name   string `arg:"" optional:"" help:"The definition: a tool's or prompt's name, a resource's URI; all that are not as accepted if absent."`
 	Kind   string `default:"tool" placeholder:"KIND" enum:"tool,prompt,resource,template" help:"Its kind: tool, prompt, resource or template (${default})."`
 }
 
 func (c *toolsDiffCmd) Run(e *env) error {
-	var out map[string]string
-	if err := e.ask(http.MethodGet, "/v1/tools/diff", map[string][]string{"server": {c.Server}, "name": {c.Name}, "kind": {c.Kind}}, nil, &out); err != nil {
-		return about(c.Server+" "+c.Name, err)
+	names := []string{c.Name}
+	if c.Name == "" {
+		var all []control.Tool
+		if err := e.ask(http.MethodGet, "/v1/tools", map[string][]string{"server": {c.Server}, "kind": {c.Kind}}, nil, &all); err != nil {
+			return about(c.Server, err)
+		}
+		names = nil
+		for _, t := range all {
+			if t.State == "changed" {
+				names = append(names, t.Name)
+			}
+		}
+		if len(names) == 0 && !e.cli.JSON {
+			fmt.Fprintln(e.stdout, "No difference: nothing of this kind is other than accepted.")
+		}
+	}
+	for _, name := range names {
+		if err := c.show(e, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *toolsDiffCmd) show(e *env, name string) error {
+	var out control.Difference
+	if err := e.ask(http.MethodGet, "/v1/tools/diff", map[string][]string{"server": {c.Server}, "name": {name}, "kind": {c.Kind}}, nil, &out); err != nil {
+		return about(c.Server+" "+name, err)
 	}
 	if e.cli.JSON {
 		return e.printJSON(out)
 	}
-	if out["diff"] == "" {
+	if out.Diff == "" {
 		fmt.Fprintln(e.stdout, "No difference: the server says what was accepted.")
 		return nil
 	}
-	fmt.Fprintln(e.stdout, out["diff"])
+	fmt.Fprintln(e.stdout, out.Diff)
+	if out.Pin != "" {
+		fmt.Fprintf(e.stdout, "This offer of %s has the pin %s\n", show(name), out.Pin)
+	}
 	return nil
 }
 
@@ -311,7 +341,7 @@ type toolsAcceptCmd struct {
 	Server string `arg:"" help:"The configured server."`
 	Name   string `arg:"" optional:"" help:"One definition; all that are not quarantined if absent."`
 	Kind   string `placeholder:"KIND" help:"Of a named one: tool, prompt, resource or template."`
-	Pin    string `placeholder:"PIN" help:"Accept only if it is still the definition with this pin (64 hex digits, from list --json)."`
+	Pin    string `placeholder:"PIN" help:"Accept exactly the definition with this pin (64 hex digits, from diff or list --json); else what you were last shown by diff, if it takes the place of an accepted one."`
 	Force  bool   `help:"Also a named one that is quarantined for what its text says, after reading it."`
 }
 

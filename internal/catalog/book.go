@@ -209,6 +209,16 @@ func (b *Book) AcceptOne(ctx context.Context, a Acceptance) (ostiary.Tool, error
 // together. It returns what it accepted, sorted. A named definition that is
 // quarantined is Denied; see AcceptOne.
 func (b *Book) Accept(ctx context.Context, server, name, by string) ([]ostiary.Tool, error) {
+	return b.AcceptOffers(ctx, server, name, by, nil)
+}
+
+// Named is a definition of a server by kind and name.
+type Named struct{ Kind, Name string }
+
+// AcceptOffers is Accept of exactly these offers, by pin: Conflict, and
+// nothing is accepted, if the server offers any of them otherwise by now. Nil
+// takes what is offered.
+func (b *Book) AcceptOffers(ctx context.Context, server, name, by string, offers map[Named]ostiary.Digest) ([]ostiary.Tool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var ks []key
@@ -220,9 +230,13 @@ func (b *Book) Accept(ctx context.Context, server, name, by string) ([]ostiary.T
 		if err != nil && name != "" {
 			return nil, err
 		}
-		if err == nil && (e.pinned == nil || e.pinned.Pin != e.offered.Pin) {
-			ks = append(ks, k)
+		if err != nil || e.pinned != nil && e.pinned.Pin == e.offered.Pin {
+			continue
 		}
+		if offers != nil && offers[Named{k.kind, k.name}] != e.offered.Pin {
+			return nil, errMoved()
+		}
+		ks = append(ks, k)
 	}
 	if len(ks) == 0 {
 		if name != "" && len(b.offers(server, name)) == 0 {
@@ -250,13 +264,17 @@ func (b *Book) offers(server, name string) (ks []key) {
 	return ks
 }
 
+func errMoved() error {
+	return ostiary.Errorf(ostiary.Conflict, "pin_moved", "the server offers another definition than the one looked at; look again")
+}
+
 func (b *Book) acceptable(k key, a Acceptance) error {
 	e := b.entries[k]
 	switch {
 	case e == nil || e.offered == nil:
 		return ostiary.Errorf(ostiary.NotFound, "unknown_tool", "the server offers nothing of this name")
 	case !a.Pin.IsZero() && a.Pin != e.offered.Pin:
-		return ostiary.Errorf(ostiary.Conflict, "pin_moved", "the server offers another definition than the one looked at; look again")
+		return errMoved()
 	case e.pinned != nil && e.pinned.Pin == e.offered.Pin && !e.twice:
 		return nil // accepted already, with force if it took that
 	case e.twice:
@@ -339,27 +357,30 @@ func (b *Book) Offered(server, kind, name string) (ostiary.Tool, bool) {
 
 // Diff shows how what is offered differs from what was accepted, line by line,
 // with invisible characters as code points: lines that begin with "-" were
-// accepted, with "+" are offered. It is empty if they mean the same. NotFound
+// accepted, with "+" are offered. It is empty if they mean the same. The pin
+// is of the offer it shows, zero if there is none. NotFound
 // if the name is not known.
-func (b *Book) Diff(server, kind, name string) (string, error) {
+func (b *Book) Diff(server, kind, name string) (text string, offered ostiary.Digest, err error) {
 	b.mu.Lock()
 	e := b.entries[key{server, kind, name}]
 	var was, is []string
 	if e != nil && e.pinned != nil {
 		was = pretty(e.pinned.Definition)
 	}
-	if e != nil && e.offered != nil && readable(e.offered.Definition) {
-		is = pretty(e.offered.Definition)
+	if e != nil && e.offered != nil {
+		if offered = e.offered.Pin; readable(e.offered.Definition) {
+			is = pretty(e.offered.Definition)
+		}
 	}
 	same := e != nil && (!e.observed || e.offered != nil && e.pinned != nil && e.offered.Pin == e.pinned.Pin)
 	b.mu.Unlock()
 	if e == nil {
-		return "", ostiary.Errorf(ostiary.NotFound, "unknown_tool", "no server offers anything of this name")
+		return "", offered, ostiary.Errorf(ostiary.NotFound, "unknown_tool", "no server offers anything of this name")
 	}
 	if same {
-		return "", nil
+		return "", offered, nil
 	}
-	return strings.Join(lineDiff(was, is), "\n") + "\n", nil
+	return strings.Join(lineDiff(was, is), "\n") + "\n", offered, nil
 }
 
 func readable(v ostiary.Value) bool {

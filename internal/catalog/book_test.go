@@ -121,7 +121,7 @@ func TestLifeOfADefinition(t *testing.T) {
 		if got := code(call(t, b, "pay", `{"to":"x"}`)); got != "tool_changed" {
 			t.Fatalf("a changed tool says %q", got)
 		}
-		d, err := b.Diff("bank", KindTool, "pay")
+		d, _, err := b.Diff("bank", KindTool, "pay")
 		if err != nil || !strings.Contains(d, `-   "description": "Pays a bill.",`) || !strings.Contains(d, `+   "description": "Pays a bill!<U+200B>",`) {
 			t.Fatalf("%v\n%s", err, d)
 		}
@@ -172,7 +172,7 @@ func TestLifeOfADefinition(t *testing.T) {
 		if err := call(t, c, "pay", `{"to":"x"}`); err != nil {
 			t.Fatal(err)
 		}
-		if d, err := c.Diff("bank", KindTool, "pay"); d != "" || err != nil {
+		if d, _, err := c.Diff("bank", KindTool, "pay"); d != "" || err != nil {
 			t.Error(d, err)
 		}
 	})

@@ -164,13 +164,13 @@ func (c *Control) getStatus(r *http.Request) (any, error) {
 // offers went.
 func (c *Control) Servers() []ServerStatus {
 	all := []ServerStatus{}
-	breakers := c.o.Breakers()
+	conducts := c.o.Conducts()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, name := range c.settings.Load().Servers {
 		last := c.last[name]
 		changed, waiting := c.tally(name)
-		all = append(all, ServerStatus{Name: name, ReadAt: last.At, Error: last.Err, Changed: changed, Waiting: waiting, Breaker: breakers[name]})
+		all = append(all, ServerStatus{Name: name, ReadAt: last.At, Error: last.Err, Changed: changed, Waiting: waiting, Breaker: conducts[name].Breaker, Conduct: conducts[name].Conduct})
 	}
 	return all
 }
@@ -380,11 +380,15 @@ func (c *Control) getDiff(r *http.Request) (any, error) {
 	if err := c.known(q.Get("server")); err != nil {
 		return nil, err
 	}
-	text, err := c.o.Book.Diff(q.Get("server"), kind, q.Get("name"))
+	text, pin, err := c.o.Book.Diff(q.Get("server"), kind, q.Get("name"))
 	if err != nil {
 		return nil, err
 	}
-	return map[string]string{"diff": text}, nil
+	if pin.IsZero() { // it is gone: nothing that could be accepted
+		return Difference{Diff: text}, nil
+	}
+	c.looked.note(operator(r.Context()), q.Get("server"), catalog.Named{Kind: kind, Name: q.Get("name")}, pin)
+	return Difference{Diff: text, Pin: pin.String()}, nil
 }
 
 func (c *Control) known(server string) error {
@@ -406,7 +410,8 @@ func (c *Control) postRead(ctx context.Context, in ToolRequest) (any, error) {
 }
 
 // postAccept reads the server once more, so that what is accepted is what it
-// says now, and accepts it if that is what it said before.
+// says now, and accepts it if that is what it said before and, where it takes
+// the place of something accepted, what this operator was shown.
 func (c *Control) postAccept(ctx context.Context, in ToolRequest) (any, error) {
 	if err := c.known(in.Server); err != nil {
 		return nil, err
@@ -415,10 +420,14 @@ func (c *Control) postAccept(ctx context.Context, in ToolRequest) (any, error) {
 	if _, err := c.Discover(ctx, in.Server); err != nil {
 		return nil, err
 	}
-	if err := c.moved(in, before); err != nil {
+	now := c.offers(in.Server)
+	if err := c.moved(in, before, now); err != nil {
 		return nil, err
 	}
-	tools, p, err := c.acceptWhat(ctx, in)
+	if err := c.unseen(operator(ctx), in, now); err != nil {
+		return nil, err
+	}
+	tools, p, err := c.acceptWhat(ctx, in, now)
 	out := Accepted{Snapshot: p.Number, Problems: PolicyProblems(p.Problems), Tools: []Tool{}}
 	for i := range tools {
 		out.Tools = append(out.Tools, toolOf(&tools[i], false))
@@ -432,13 +441,13 @@ func (c *Control) postAccept(ctx context.Context, in ToolRequest) (any, error) {
 	return out, nil
 }
 
-func (c *Control) acceptWhat(ctx context.Context, in ToolRequest) ([]ostiary.Tool, Publication, error) {
+func (c *Control) acceptWhat(ctx context.Context, in ToolRequest, now map[catalog.Named]ostiary.Digest) ([]ostiary.Tool, Publication, error) {
 	by := operator(ctx)
 	if in.Name == "" || in.Kind == "" && in.Pin == "" && !in.Force {
 		if in.Force || in.Pin != "" {
 			return nil, c.standing(), ostiary.Errorf(ostiary.Malformed, "name", "force and pin are for one definition: name it").At("name")
 		}
-		return c.Accept(ctx, in.Server, in.Name, by)
+		return c.accept(ctx, in.Server, in.Name, by, now)
 	}
 	pin, err := ostiary.ParseDigest(in.Pin)
 	if err != nil {
@@ -446,6 +455,9 @@ func (c *Control) acceptWhat(ctx context.Context, in ToolRequest) ([]ostiary.Too
 	}
 	if in.Kind == "" {
 		in.Kind = catalog.KindTool
+	}
+	if in.Pin == "" {
+		pin = now[catalog.Named{Kind: in.Kind, Name: in.Name}]
 	}
 	return c.AcceptOne(ctx, catalog.Acceptance{Server: in.Server, Kind: in.Kind, Name: in.Name, Pin: pin, By: by, Force: in.Force})
 }

@@ -153,7 +153,12 @@ func (c *Control) activate(number uint64, signed []byte) error {
 // snapshot that knows them. An empty name accepts all of the server's that
 // are not quarantined.
 func (c *Control) Accept(ctx context.Context, server, name, by string) ([]ostiary.Tool, Publication, error) {
-	tools, err := c.o.Book.Accept(ctx, server, name, by)
+	return c.accept(ctx, server, name, by, nil)
+}
+
+// accept is Accept of exactly these offers, nil for what is offered.
+func (c *Control) accept(ctx context.Context, server, name, by string, offers map[catalog.Named]ostiary.Digest) ([]ostiary.Tool, Publication, error) {
+	tools, err := c.o.Book.AcceptOffers(ctx, server, name, by, offers)
 	if err != nil {
 		return nil, c.standing(), err
 	}
