@@ -73,6 +73,18 @@ type ServerStatus struct {
 	Changed int       `json:"changed"` // definitions that are not as they were accepted
 	Waiting int       `json:"waiting"` // definitions that nobody accepted
 	Breaker Breaker   `json:"breaker"` // whether calls to it are refused just now because it fails
+	Conduct Conduct   `json:"conduct"`
+}
+
+// Conduct is how calls to a server went since the gateway knows it.
+type Conduct struct {
+	State    string `json:"state"`              // unused, ready, failing, or quarantined: it broke the rules and is not asked again
+	Why      string `json:"why,omitempty"`      // the last failure
+	Protocol string `json:"protocol,omitempty"` // the revision it speaks, once known
+	Calls    uint64 `json:"calls"`
+	Failures uint64 `json:"failures"` // calls without a final message
+	Dropped  uint64 `json:"dropped"`  // messages that nobody had asked for
+	Starts   uint64 `json:"starts"`   // times a stdio server was started
 }
 
 // AgentRequest asks for a join token, or to enrol an agent for bearer tokens.
@@ -150,12 +162,18 @@ type Tool struct {
 	Definition  string   `json:"definition,omitempty"` // the accepted bytes, on request
 }
 
+// Difference is how what is offered differs from what was accepted.
+type Difference struct {
+	Diff string `json:"diff"`          // line by line, empty if they mean the same
+	Pin  string `json:"pin,omitempty"` // of the offer it shows: what to accept
+}
+
 // ToolRequest names definitions of a server; an empty name means all.
 type ToolRequest struct {
 	Server string `json:"server"`
 	Name   string `json:"name"`
 	Kind   string `json:"kind"`  // of a named one; "" is tool
-	Pin    string `json:"pin"`   // of the definition a person looked at; "" takes what is offered now
+	Pin    string `json:"pin"`   // of the definition a person looked at; "" takes what this operator was last shown
 	Force  bool   `json:"force"` // also a named one that is quarantined for its text
 }
 

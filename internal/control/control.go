@@ -75,12 +75,18 @@ type Options struct {
 	Changelog Log // the deployment's: every change of control state
 	Settings
 	Containments *containment.Levels
-	Breakers     func() map[string]Breaker // by server; from memory
+	Conducts     func() map[string]ServerConduct // by server; from memory
 
 	Process  Process     // the gateway itself; nil for one that lives inside another program
 	Describe Description // what Status says of the process
 	Clock    func() time.Time
 	Logger   *slog.Logger
+}
+
+// ServerConduct is what the way out knows of a server.
+type ServerConduct struct {
+	Breaker Breaker
+	Conduct Conduct
 }
 
 // Description is the fixed part of a status.
@@ -102,6 +108,8 @@ type Control struct {
 
 	mu   sync.Mutex
 	last map[string]Reading // by server
+
+	looked looked
 }
 
 // Reading is the latest attempt to read a server's definitions.

@@ -37,11 +37,14 @@ func (d *Daemon) openContainment(ctx context.Context) error {
 	return nil
 }
 
-// breakers tells control which servers are left alone, and why.
-func (d *Daemon) breakers() map[string]control.Breaker {
-	all := map[string]control.Breaker{}
+// conducts tells control how servers behave, and which are left alone, and why.
+func (d *Daemon) conducts() map[string]control.ServerConduct {
+	all := map[string]control.ServerConduct{}
 	for _, h := range d.egress.Health() {
-		all[h.Server] = control.Breaker{State: h.Breaker, Why: h.Left, Until: h.Until}
+		all[h.Server] = control.ServerConduct{
+			Breaker: control.Breaker{State: h.Breaker, Why: h.Left, Until: h.Until},
+			Conduct: control.Conduct{State: h.State, Why: h.Why, Protocol: h.Protocol, Calls: h.Calls, Failures: h.Failures, Dropped: h.Dropped, Starts: h.Starts},
+		}
 	}
 	return all
 }

@@ -328,7 +328,7 @@ func (d *Daemon) openControl(context.Context) error {
 	d.control = control.New(control.Options{
 		Authority: d.authority, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
 		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d,
-		Describe: desc, Containments: d.contained, Breakers: d.breakers, Clock: d.clock, Logger: d.log,
+		Describe: desc, Containments: d.contained, Conducts: d.conducts, Clock: d.clock, Logger: d.log,
 	})
 	return nil
 }

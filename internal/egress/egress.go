@@ -145,17 +145,14 @@ func (l Limits) withDefaults() Limits {
 
 // Health is the state of one server, for status.
 type Health struct {
-	Server    string
-	Transport string // "http" or "stdio"
-	Protocol  string // revision spoken, "" while unknown
-	State     string // "unused", "ready", "failing", "quarantined"
-	Why       string // the last failure, safe to show to operators
-	Since     time.Time
-	Calls     uint64 // calls sent
-	Failures  uint64 // calls that ended without a final message
-	Dropped   uint64 // messages nobody had asked for
-	Starts    uint64 // times a process was started
-	Sessions  int    // legacy sessions open
+	Server   string
+	Protocol string // revision spoken, "" while unknown
+	State    string // "unused", "ready", "failing", "quarantined"
+	Why      string // the last failure, safe to show to operators
+	Calls    uint64 // calls sent
+	Failures uint64 // calls that ended without a final message
+	Dropped  uint64 // messages nobody had asked for
+	Starts   uint64 // times a process was started
 
 	Breaker string    // "closed", "open", "half-open"
 	Left    string    // why an open one leaves the server alone

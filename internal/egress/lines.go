@@ -220,7 +220,7 @@ func (s *lineReply) Next(ctx context.Context) (gate.Frame, error) {
 		}
 		if err != nil {
 			s.Close()
-			s.c.p.fail(err, s.c.p.clock())
+			s.c.p.fail(err)
 			return gate.Frame{}, err
 		}
 		if ok {

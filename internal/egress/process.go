@@ -98,7 +98,7 @@ func (p *process) forward(ctx context.Context, d *gate.Dispatch) (gate.Stream, e
 	s, err := p.call(w, d)
 	if err != nil {
 		w.stop()
-		p.fail(err, p.clock())
+		p.fail(err)
 		return nil, err
 	}
 	p.calls.Add(1)
@@ -281,7 +281,7 @@ func closeAll(files []*os.File) {
 }
 
 func (p *process) health() Health {
-	h := p.stats.health(p.name, "stdio")
+	h := p.stats.health(p.name)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.pipe != nil {

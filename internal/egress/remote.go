@@ -100,7 +100,7 @@ func (r *remote) forward(ctx context.Context, d *gate.Dispatch) (gate.Stream, er
 		if !errors.Is(err, gate.ErrNotSent) {
 			r.calls.Add(1)
 		}
-		r.fail(err, r.clock())
+		r.fail(err)
 		return nil, err
 	}
 	r.calls.Add(1)
@@ -374,7 +374,7 @@ func (p *connProbe) unsent() bool {
 }
 
 func (r *remote) health() Health {
-	h := r.stats.health(r.name, "http")
+	h := r.stats.health(r.name)
 	switch r.era.Load() {
 	case eraModern:
 		h.Protocol = mcpwire.Version20260728
@@ -386,7 +386,6 @@ func (r *remote) health() Health {
 	for _, s := range r.sessions {
 		if _, v := s.identity(); v != "" {
 			h.Protocol = v
-			h.Sessions++
 		}
 	}
 	return h

@@ -112,7 +112,7 @@ func (p *remoteReply) Next(ctx context.Context) (gate.Frame, error) {
 	if err != nil {
 		p.Close()
 		p.done.Store(true)
-		p.r.fail(err, p.r.clock())
+		p.r.fail(err)
 		return gate.Frame{}, err
 	}
 	if f.Kind.Final() {

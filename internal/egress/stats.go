@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/ostiary/ostiary"
 )
@@ -20,7 +19,6 @@ type stats struct {
 
 	mu      sync.Mutex // guards what follows
 	why     string
-	since   time.Time
 	failing bool
 }
 
@@ -35,7 +33,7 @@ func (s *stats) drop(log *slog.Logger, what string) {
 
 // fail notes a failure. Only the safe sentence is kept. What is not the
 // server's fault does not make it look ill.
-func (s *stats) fail(err error, now time.Time) {
+func (s *stats) fail(err error) {
 	s.failures.Add(1)
 	switch ostiary.KindOf(err) {
 	case ostiary.Malformed, ostiary.Conflict, ostiary.Exhausted:
@@ -46,9 +44,6 @@ func (s *stats) fail(err error, now time.Time) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.failing {
-		s.since = now
-	}
 	s.failing, s.why = true, ostiary.AsError(err).Detail
 }
 
@@ -59,11 +54,11 @@ func (s *stats) ok() {
 	s.failing = false
 }
 
-func (s *stats) health(name, transport string) Health {
+func (s *stats) health(name string) Health {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := Health{
-		Server: name, Transport: transport, State: "ready", Why: s.why, Since: s.since,
+		Server: name, State: "ready", Why: s.why,
 		Calls: s.calls.Load(), Failures: s.failures.Load(), Dropped: s.dropped.Load(), Starts: s.starts.Load(),
 	}
 	if s.failing {
