@@ -25,6 +25,7 @@ var floors = map[string]int{
 	"internal/stricthttp":  1,
 	"internal/keyring":     1,
 	"internal/durable":     1,
+	"internal/record":      1,
 	"internal/identity":    2,
 	"internal/mandate":     2,
 	"internal/policy":      2,

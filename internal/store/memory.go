@@ -14,6 +14,7 @@ import (
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/provenance"
+	"github.com/ostiary/ostiary/internal/record"
 )
 
 // Memory is control state in memory: the same answers as a database, without
@@ -38,6 +39,7 @@ type Memory struct {
 	logs        []*memoryLog
 	keys        map[string][]byte
 	contained   map[[2]string]Containment
+	records     map[[2]string]record.Record // by kind and id
 }
 
 type memoryToken struct {
@@ -67,6 +69,7 @@ func NewMemory() *Memory {
 		agents: map[ostiary.AgentID]identity.AgentRecord{}, mandates: map[ostiary.MandateID]identity.MandateRecord{},
 		pins: map[[3]string]catalog.PinRecord{}, sessions: map[sessionKey]*provenance.SessionRecord{},
 		byID: map[ostiary.SessionID]*provenance.SessionRecord{}, keys: map[string][]byte{}, contained: map[[2]string]Containment{},
+		records: map[[2]string]record.Record{},
 	}
 }
 

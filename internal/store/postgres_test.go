@@ -12,10 +12,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ostiary/ostiary/internal/identity"
+	"github.com/ostiary/ostiary/internal/record"
 	"github.com/ostiary/ostiary/internal/store"
 	"github.com/ostiary/ostiary/internal/store/pgtest"
 	"github.com/ostiary/ostiary/internal/store/storetest"
@@ -433,5 +435,36 @@ func TestPostgresKilled(t *testing.T) {
 			t.Fatalf("highest %d; found epoch %d, %d revocations, revision %d, %v %v", highest, epoch, len(all), rev, err, err2)
 		}
 		s.Close()
+	}
+}
+
+// TestPostgresTakesOnce: of a thousand callers on two processes' stores one
+// takes a record, round after round.
+func TestPostgresTakesOnce(t *testing.T) {
+	ctx := t.Context()
+	address := database(t, cluster(t))
+	both := [2]*store.SQL{openServer(t, address), openServer(t, address)}
+	day := time.Now()
+	for round := range 3 {
+		r := record.Record{Kind: "code", ID: fmt.Sprint(round), Data: []byte("x"), Expires: day.Add(time.Minute)}
+		if _, err := both[round%2].CreateRecord(ctx, r, day); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		var won atomic.Int64
+		for i := range 1000 {
+			wg.Go(func() {
+				_, err := both[i%2].TakeRecord(ctx, r.Kind, r.ID, day)
+				if err == nil {
+					won.Add(1)
+				} else if code(err) != "absent" {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if won.Load() != 1 {
+			t.Fatalf("round %d: %d took it", round, won.Load())
+		}
 	}
 }

@@ -1,6 +1,6 @@
 // Package store keeps control state: who is enrolled and revoked, what is
 // accepted, which policy is active, which sessions are tainted, which logs
-// exist, who is contained.
+// exist, who is contained, and small records of a sign-in under way.
 //
 // It guarantees that a write which returned is durable, and that every change
 // has a revision: revisions count commits, in order, without gaps. A write
@@ -36,6 +36,7 @@ import (
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/policy"
 	"github.com/ostiary/ostiary/internal/provenance"
+	"github.com/ostiary/ostiary/internal/record"
 )
 
 // Store is the whole control state. Times are kept to the microsecond, in
@@ -47,6 +48,7 @@ type Store interface {
 	provenance.SharedSessions
 	ledger.Control
 	Containments
+	record.Keeper
 	Revisions
 	Close() error
 }
@@ -73,7 +75,7 @@ type Change struct {
 	Rev     uint64
 	Epoch   uint64 // the revocation epoch after it
 	Request string // the request that made it
-	Kind    string // "join_token", "agent", "revocation", "pins", "pin_drop", "snapshot", "session", "taint", "log", "fence", "data_key", "containment"
+	Kind    string // "join_token", "agent", "revocation", "pins", "pin_drop", "snapshot", "session", "taint", "log", "fence", "data_key", "containment", "record"
 	Key     string // what changed
 	Body    []byte // JSON: what it is now, without secrets
 }

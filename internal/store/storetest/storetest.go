@@ -18,6 +18,7 @@ import (
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/provenance"
+	"github.com/ostiary/ostiary/internal/record"
 	"github.com/ostiary/ostiary/internal/store"
 )
 
@@ -38,6 +39,7 @@ func Run(t *testing.T, e Engine) {
 		"JoinTokens": joinTokens, "OneRedeems": oneRedeems, "Revocations": revocations, "Pins": pins,
 		"Snapshots": snapshots, "Sessions": sessions, "Logs": logs, "DataKeys": dataKeys,
 		"Containments": containments, "Revisions": revisions, "Writers": writers, "Faults": faults,
+		"Records": records, "RecordsTaken": recordsTaken, "RecordsSwept": recordsSwept,
 		"Refusals": refusals, "Leaving": leaving, "Durable": durable,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, e) })
@@ -562,12 +564,36 @@ func faults(t *testing.T, e Engine) {
 			},
 			done: func(ctx context.Context, s store.Store) bool { cs, _ := s.Containments(ctx); return len(cs) == 1 },
 		},
+		"record": {
+			do: func(ctx context.Context, s store.Store) error {
+				_, err := s.CreateRecord(ctx, item("x", "1"), day)
+				return err
+			},
+			done: func(ctx context.Context, s store.Store) bool {
+				_, err := s.Record(ctx, "code", "x", day)
+				return err == nil
+			},
+		},
+		"record taken": {
+			do: func(ctx context.Context, s store.Store) error {
+				r, err := s.TakeRecord(ctx, "code", "there", day)
+				if err == nil && string(r.Data) != "1" {
+					return fmt.Errorf("took %q", r.Data)
+				}
+				return err
+			},
+			done: func(ctx context.Context, s store.Store) bool {
+				_, err := s.Record(ctx, "code", "there", day)
+				return err != nil
+			},
+		},
 	} {
 		for _, happened := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s happened=%v", name, happened), func(t *testing.T) {
 				s, ctx := e.Open(t), t.Context()
 				must(t, s.CreateJoinToken(ctx, Token("old")))
 				get[uint64](t)(s.OpenLog(ctx, "log", "key"))
+				get[uint64](t)(s.CreateRecord(ctx, item("there", "1"), day))
 				rev := get[uint64](t)(s.Revision(ctx))
 				e.Fail(s, happened)
 				err := c.do(ctx, s)
@@ -660,6 +686,7 @@ func durable(t *testing.T, e Engine) {
 	get[[]byte](t)(s.PutDataKey(ctx, "k", []byte("w")))
 	must(t, s.SaveSnapshot(ctx, 1, []byte("x")))
 	get[uint64](t)(s.SetContainment(ctx, "r", store.Containment{Scope: "all", Level: ostiary.None, At: day}))
+	get[uint64](t)(s.CreateRecord(ctx, item("kept", "1"), day))
 	before := everything(t, s)
 	s = e.Reopen(t, s)
 	same(t, everything(t, s), before)
@@ -687,9 +714,10 @@ func everything(t *testing.T, s store.Store) []any {
 	number, signed, err := s.NewestSnapshot(ctx)
 	must(t, err)
 	contained := get[[]store.Containment](t)(s.Containments(ctx))
+	kept := get[[]record.Record](t)(s.Records(ctx, "code", "", 10, day))
 	rev := get[uint64](t)(s.Revision(ctx))
 	changes := get[[]store.Change](t)(s.Changes(ctx, 0))
 	ls, err := s.Logs(ctx)
 	must(t, err)
-	return []any{agents, mandates, ps, epoch, revoked, sess, writer, size, root, key, number, signed, contained, rev, changes, ls}
+	return []any{agents, mandates, ps, epoch, revoked, sess, writer, size, root, key, number, signed, contained, kept, rev, changes, ls}
 }
