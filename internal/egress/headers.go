@@ -1,7 +1,6 @@
 package egress
 
 import (
-	"bytes"
 	"net/http"
 	"os"
 	"strings"
@@ -73,6 +72,9 @@ type credential struct {
 	mod  time.Time
 	size int64
 	auth ostiary.Secret // the whole header value
+
+	echoes   echoes // of the token
+	replaced echoes // of the one before it
 }
 
 // maxCredential is far more than any token, and far less than a mistaken path
@@ -112,23 +114,23 @@ func (c *credential) header() (string, error) {
 	if !headerValue(token) || strings.Contains(token, " ") {
 		return fail("is empty or holds characters that no token has", nil)
 	}
-	c.mod, c.size, c.auth = info.ModTime(), info.Size(), ostiary.NewSecret([]byte("Bearer "+token))
+	if auth := "Bearer " + token; auth != string(c.auth.Reveal()) {
+		c.auth, c.replaced, c.echoes = ostiary.NewSecret([]byte(auth)), c.echoes, echoesOf(token)
+	}
+	c.mod, c.size = info.ModTime(), info.Size()
 	return "Bearer " + token, nil
 }
 
-// minSecret is the length from which a header's value is looked for in
-// replies. Shorter ones are words that appear by chance, and no secrets.
-const minSecret = 8
-
-// in reports whether the token stands in b.
-func (c *credential) in(b []byte) bool {
+// echoed reports whether b repeats the token, or the one it replaced, with
+// which calls may still be under way.
+func (c *credential) echoed(b []byte) bool {
 	if c == nil {
 		return false
 	}
 	c.mu.Lock()
-	token := bytes.TrimPrefix(c.auth.Reveal(), []byte("Bearer "))
+	now, before := c.echoes, c.replaced
 	c.mu.Unlock()
-	return len(token) >= minSecret && bytes.Contains(b, token)
+	return now.in(b) || before.in(b)
 }
 
 const (

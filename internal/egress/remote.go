@@ -36,9 +36,9 @@ type remote struct {
 	url       *url.URL
 	target    string // @target-uri, as the far side will see it
 	transport *http.Transport
-	fixed     http.Header      // what every request carries
-	secrets   []ostiary.Secret // values in fixed that no reply may repeat
-	bearer    *credential      // nil: none
+	fixed     http.Header // what every request carries
+	echoes    echoes      // of the values in fixed that no reply may repeat
+	bearer    *credential // nil: none
 	nextID    atomic.Int64
 
 	era      atomic.Int32
@@ -70,14 +70,12 @@ func newRemote(e *Egress, srv Server, s *shared) (*remote, error) {
 	if bearer != nil && fixed["Authorization"] != nil {
 		return nil, ostiary.Errorf(ostiary.Malformed, "headers", "both bearer_file and an Authorization header are set").At("headers.Authorization")
 	}
-	var secrets []ostiary.Secret
+	var secrets []string
 	for _, v := range srv.Headers {
-		if len(v.Reveal()) >= minSecret {
-			secrets = append(secrets, v)
-		}
+		secrets = append(secrets, credentialsIn(string(v.Reveal()))...)
 	}
 	return &remote{
-		shared: s, secrets: secrets, owner: e, name: srv.Name, log: e.log.With("server", srv.Name),
+		shared: s, echoes: echoesOf(secrets...), owner: e, name: srv.Name, log: e.log.With("server", srv.Name),
 		url: u, target: u.String(), transport: newTransport(newDialer(allow), tlsFor(srv.TLS)),
 		fixed: fixed, bearer: bearer,
 		probing: make(chan struct{}, 1), sessions: map[ostiary.SessionID]*session{},

@@ -1,7 +1,6 @@
 package egress
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -310,15 +309,11 @@ func (p *remoteReply) Close() error {
 	return nil
 }
 
-// leaks refuses a message that repeats a credential we sent with the call, as
-// it stands. Other spellings of it are beyond what a search can find.
+// leaks refuses a message that repeats a credential we sent with the call, in
+// one of the spellings that [echoes] knows. It is looked for in whole messages,
+// so it does not matter in which pieces they arrived.
 func (r *remote) leaks(m mcpwire.Message) error {
-	if r.bearer == nil && len(r.secrets) == 0 {
-		return nil
-	}
-	b := m.Doc.Bytes()
-	found := slices.ContainsFunc(r.secrets, func(s ostiary.Secret) bool { return bytes.Contains(b, s.Reveal()) })
-	if found || r.bearer.in(b) {
+	if b := m.Doc.Bytes(); r.echoes.in(b) || r.bearer.echoed(b) {
 		return ostiary.Errorf(ostiary.Upstream, "credential_echoed", "the server's reply repeats this gateway's credential, so it is withheld")
 	}
 	return nil
