@@ -3,6 +3,7 @@ package ostiary
 import (
 	"errors"
 	"fmt"
+	"runtime"
 )
 
 // Kind classifies what went wrong. The list is closed and never reordered:
@@ -103,4 +104,15 @@ func KindOf(err error) Kind {
 		return Internal
 	}
 	return AsError(err).Kind
+}
+
+// Panicked describes a recovered panic by what cannot hold a secret: the text
+// of an error of the Go runtime, which tells of types, indexes and lengths, and
+// of anything else its type alone. Whoever panicked may have put an argument or
+// a key into the rest. A stack tells where it was.
+func Panicked(p any) error {
+	if e, ok := p.(runtime.Error); ok {
+		return fmt.Errorf("panic: %s", e.Error())
+	}
+	return fmt.Errorf("panic with a %T", p)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/keyring"
 )
 
 // cli is the whole command line; the structs are the help text.
@@ -61,6 +62,10 @@ type env struct {
 }
 
 func main() {
+	if err := keyring.HideMemory(); err != nil { // every command may come to hold a key or a token
+		fmt.Fprintln(os.Stderr, "ostiary:", err)
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

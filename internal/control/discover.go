@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -42,7 +41,7 @@ func (c *Control) Discover(ctx context.Context, server string) (changes []catalo
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
-			changes, err = nil, ostiary.Errorf(ostiary.Internal, "panic", "what %s offers could not be read", server).Because(fmt.Errorf("panic: %v", p))
+			changes, err = nil, ostiary.Errorf(ostiary.Internal, "panic", "what %s offers could not be read", server).Because(ostiary.Panicked(p))
 		}
 		c.noteReading(server, err)
 	}()

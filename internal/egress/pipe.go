@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/mcpwire"
 )
 
@@ -114,7 +115,7 @@ var errDied = errors.New("the server's process ended")
 func (c *pipe) lines() (err error) {
 	defer func() {
 		if p := recover(); p != nil { // nobody above would, and what it prints must not end us
-			err = badReply("the server printed something that could not be handled", fmt.Errorf("panic: %v", p))
+			err = badReply("the server printed something that could not be handled", ostiary.Panicked(p))
 		}
 	}()
 	r := newLineReader(c.out)

@@ -1,10 +1,12 @@
 package gate_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -54,7 +56,7 @@ func (w *world) fault(step string) error {
 		return nil
 	}
 	if w.how == "panic" {
-		panic("injected")
+		panic("injected c4n4ry-argument")
 	}
 	return errInjected
 }
@@ -213,10 +215,34 @@ func TestOrderOfSteps(t *testing.T) {
 	}
 }
 
+var faultySteps = []string{"authenticate", "resolve", "validate", "decide", "append intent", "standing", "forward", "next", "confirm", "taint", "append outcome"}
+
+// TestQ02PanicsTellNothing: what a panic says, which may be an argument or a
+// key, is in no log, no error and no entry. Where it was is in the log.
+func TestQ02PanicsTellNothing(t *testing.T) {
+	for _, step := range faultySteps {
+		t.Run("Q02 R07 "+step, func(t *testing.T) {
+			var logged bytes.Buffer
+			w := newWorld()
+			w.failAt, w.how = step, "panic"
+			r, err := w.gate(func(o *gate.Options) {
+				o.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			}).Handle(context.Background(), call())
+			if err == nil {
+				_, err = read(r)
+				r.Close()
+			}
+			if all := fmt.Sprint(logged.String(), err, w.entries, w.counts); strings.Contains(all, "c4n4ry") || !strings.Contains(logged.String(), "gate_test.go") {
+				t.Errorf("%s", all)
+			}
+		})
+	}
+}
+
 // TestFaults makes every neighbour fail in every way: nothing that would have
 // been refused leaves, and every exit is accounted for.
 func TestFaults(t *testing.T) {
-	for _, step := range []string{"authenticate", "resolve", "validate", "decide", "append intent", "standing", "forward", "next", "confirm", "taint", "append outcome"} {
+	for _, step := range faultySteps {
 		for _, how := range []string{"error", "panic", "done"} {
 			t.Run(step+"/"+how, func(t *testing.T) {
 				w := newWorld()

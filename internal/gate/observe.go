@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"fmt"
 	"strconv"
 	"time"
 
@@ -70,7 +69,7 @@ func (g *Gate) observe(x *exchange, d ostiary.Disposition, cause, lost error) {
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			g.log.Error("panic in the observer of calls", "panic", fmt.Sprint(p))
+			g.log.Error("panic in the observer of calls", "panic", ostiary.Panicked(p))
 		}
 	}()
 	g.observer.Ended(&Ending{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"runtime/debug"
 	"time"
 
@@ -214,8 +213,8 @@ func (x *exchange) disposition(e *ostiary.Error) ostiary.Disposition {
 // bug turns a panic into a refusal. The text goes to our log, not to the
 // caller.
 func (g *Gate) bug(p any) error {
-	g.log.Error("panic in the flow", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	return ostiary.Errorf(ostiary.Internal, "panic", "internal error").Because(fmt.Errorf("panic: %v", p))
+	g.log.Error("panic in the flow", "panic", ostiary.Panicked(p), "stack", string(debug.Stack()))
+	return ostiary.Errorf(ostiary.Internal, "panic", "internal error").Because(ostiary.Panicked(p))
 }
 
 func newEntryID() (id ostiary.EntryID) {

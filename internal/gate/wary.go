@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"runtime/debug"
@@ -40,8 +39,8 @@ func (o Options) guarded() Options {
 // nobody classified after the step.
 func (w *wary) named(step string, err *error) {
 	if p := recover(); p != nil {
-		w.log.Error("panic in the flow", "step", step, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-		*err = ostiary.Errorf(ostiary.Internal, step+"_panic", "internal error").Because(fmt.Errorf("panic: %v", p))
+		w.log.Error("panic in the flow", "step", step, "panic", ostiary.Panicked(p), "stack", string(debug.Stack()))
+		*err = ostiary.Errorf(ostiary.Internal, step+"_panic", "internal error").Because(ostiary.Panicked(p))
 		return
 	}
 	if *err == nil {

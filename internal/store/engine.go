@@ -367,7 +367,7 @@ func (t *txn) plain(q string) error {
 func (t *txn) call(run func(*txn) (any, error)) (v any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			v, err = nil, ostiary.Errorf(ostiary.Internal, "panic", "internal error").Because(fmt.Errorf("panic in a write: %v", p))
+			v, err = nil, ostiary.Errorf(ostiary.Internal, "panic", "internal error").Because(fmt.Errorf("in a write: %w", ostiary.Panicked(p)))
 		}
 	}()
 	return run(t)

@@ -2,7 +2,6 @@ package telemetry
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -226,7 +225,7 @@ func (x *exporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) er
 func (x *exporter) export(ctx context.Context, spans []sdk.ReadOnlySpan) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
+			err = ostiary.Panicked(p)
 		}
 	}()
 	return x.inner.ExportSpans(ctx, spans)

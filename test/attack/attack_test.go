@@ -9,6 +9,6 @@ import (
 	"github.com/ostiary/ostiary/test/story"
 )
 
-func TestMain(m *testing.M) { story.Main(m) }
+func TestMain(m *testing.M) { story.Main(m, map[string]func(){"spy": spyMain}) }
 
 func TestStories(t *testing.T) { story.Run(t, "testdata") }

@@ -8,6 +8,6 @@ import (
 	"github.com/ostiary/ostiary/test/story"
 )
 
-func TestMain(m *testing.M) { story.Main(m) }
+func TestMain(m *testing.M) { story.Main(m, nil) }
 
 func TestStories(t *testing.T) { story.Run(t, "testdata") }

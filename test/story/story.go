@@ -7,6 +7,7 @@
 //
 //	gateway            start "ostiary serve" in the background and wait until it answers
 //	gateway-stop       stop it in an orderly way; gateway-kill: with SIGKILL; hangup: send it SIGHUP
+//	gateway-quit       make it die with the traces of all goroutines, as its runtime does on SIGQUIT
 //	toolserver         start the recording tool server in the background (flags below)
 //	agent              send a request and print status and body
 //	stage [flags]      all of it: the usual files, tool server (with flags), gateway, accepted
@@ -43,6 +44,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -63,12 +65,12 @@ import (
 )
 
 // Main builds the program and runs the tests of a package of stories. It is
-// their TestMain.
-func Main(m *testing.M) {
-	testscript.Main(runner{m}, map[string]func(){
-		"agent":      agentMain,
-		"toolserver": toolserverMain,
-	})
+// their TestMain. The test binary is each of the programs when it is called
+// by its name.
+func Main(m *testing.M, programs map[string]func()) {
+	all := map[string]func(){"agent": agentMain, "toolserver": toolserverMain}
+	maps.Copy(all, programs)
+	testscript.Main(runner{m}, all)
 }
 
 // runner builds the program before the first test. Inside a story the test
@@ -114,6 +116,7 @@ func Run(t *testing.T, dir string) {
 			"gateway":      gatewayStart,
 			"gateway-stop": gatewayStop,
 			"gateway-kill": gatewayKill,
+			"gateway-quit": gatewayQuit,
 			"hangup":       gatewayHangup,
 			"start-tools":  toolsStart,
 			"sent":         sent,
@@ -314,6 +317,25 @@ func gatewayKill(ts *testscript.TestScript, neg bool, args []string) {
 	st := ts.Value(stateKey{}).(*state)
 	st.gateway.cmd.Process.Kill()
 	<-st.gateway.done
+	st.gateway = nil
+}
+
+// gatewayQuit fails if the kernel dumped the process's memory.
+func gatewayQuit(ts *testscript.TestScript, neg bool, args []string) {
+	st := ts.Value(stateKey{}).(*state)
+	ts.Check(st.gateway.cmd.Process.Signal(syscall.SIGQUIT))
+	select {
+	case err := <-st.gateway.done:
+		if err == nil {
+			ts.Fatalf("it ended without an error")
+		}
+	case <-time.After(patience):
+		ts.Fatalf("the gateway does not die\n%s", st.gateway.out)
+	}
+	if status, ok := st.gateway.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.CoreDump() {
+		ts.Fatalf("its memory was dumped: %v", st.gateway.cmd.ProcessState)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("gateway.out"), []byte(st.gateway.out.String()), 0o644))
 	st.gateway = nil
 }
 

@@ -48,7 +48,7 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer x.out.finish()
 	defer func() {
 		if p := recover(); p != nil {
-			d.log.Error("panic at the door", "panic", p)
+			d.log.Error("panic at the door", "panic", ostiary.Panicked(p))
 			x.out.refuse(x, ostiary.Errorf(ostiary.Internal, "panic", "internal error"))
 		}
 	}()
