@@ -6,16 +6,17 @@ import "time"
 // the buffer that arrived: what is validated, decided, recorded and forwarded
 // are these bytes (law 2).
 type Action struct {
-	Name      string // policy's name for it: "<server>___<tool>" for a tool, else the method's own action, e.g. "read_resource"
-	Method    string // the protocol's word, e.g. "tools/call"
-	Server    string // the configured server it is for; "" for the gateway itself
-	Tool      string // the server's own name of the tool or prompt; "" if none
-	URI       string // the resource addressed by resources/* methods, else ""
-	Pin       Digest // the tool definition it is checked against; zero if the action has none
-	Arguments Value  // the arguments as they arrived; Absent if the call has none
-	Responses Value  // answers of a multi-round retry (MCP inputResponses) as they arrived, else Absent
-	State     []byte // the far side's own state that a retry returns to it byte for byte, else nil
-	Rewritten bool   // it replaces an action the caller asked for (redaction, tokens, a narrowed approval)
+	Name      string   // policy's name for it: "<server>___<tool>" for a tool, else the method's own action, e.g. "read_resource"
+	Method    string   // the protocol's word, e.g. "tools/call"
+	Server    string   // the configured server it is for; "" for the gateway itself
+	Tool      string   // the server's own name of the tool or prompt; "" if none
+	URI       string   // the resource addressed by resources/* methods, else ""
+	Groups    []string // policy's groups of it, as resolved; nobody may change them
+	Pin       Digest   // the tool definition it is checked against; zero if the action has none
+	Arguments Value    // the arguments as they arrived; Absent if the call has none
+	Responses Value    // answers of a multi-round retry (MCP inputResponses) as they arrived, else Absent
+	State     []byte   // the far side's own state that a retry returns to it byte for byte, else nil
+	Rewritten bool     // it replaces an action the caller asked for (redaction, tokens, a narrowed approval)
 }
 
 // Digest identifies the exact bytes: it covers the action's name, server,
@@ -145,42 +146,4 @@ type Label struct {
 	Integrity Integrity
 	Readers   []string // data classes that may read it; empty means nobody
 	Sources   []string // where it came from, e.g. "server:inbox"; "unknown" when nobody can say
-}
-
-// MandateID names a mandate.
-type MandateID string
-
-// Mandate is a signed, expiring delegation for one task, as far as the gate
-// and policy see it. Its signed form is a compact JWS. The zero Mandate
-// allows nothing.
-type Mandate struct {
-	ID        MandateID
-	Standing  bool // written at enrolment, for an agent without a task of its own
-	Principal PrincipalID
-	Agent     AgentID
-	Purpose   string
-	Task      string
-	Actions   []string // action names or groups it covers; "*" covers all that policy allows
-	Resources []string // servers it covers; "*" covers all
-	Depth     int64    // how many further delegations it allows
-	NotBefore time.Time
-	Expires   time.Time
-}
-
-// Covers reports whether the mandate allows the action at t. Whatever it does
-// not say, it does not allow.
-func (m *Mandate) Covers(a *Action, r *Resource, t time.Time) bool {
-	if m.ID == "" || t.Before(m.NotBefore) || !t.Before(m.Expires) {
-		return false
-	}
-	return covers(m.Actions, a.Name) && covers(m.Resources, r.Server)
-}
-
-func covers(list []string, s string) bool {
-	for _, x := range list {
-		if x == "*" || x == s {
-			return true
-		}
-	}
-	return false
 }

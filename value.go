@@ -234,6 +234,61 @@ func Pointer(base, name string) string {
 	return base + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
 }
 
+// Find returns the value a JSON Pointer (RFC 6901) points to from v: a member
+// by its name, an element by its index. Absent if there is none, or if the
+// pointer is none.
+func (v Value) Find(pointer string) Value {
+	if !isPointer(pointer) {
+		return Value{}
+	}
+	for part := range strings.SplitSeq(pointer[1:], "/") {
+		switch v.Kind() {
+		case Object:
+			v = v.Get(unpointer(part))
+		case Array:
+			v = v.element(part)
+		default:
+			return Value{}
+		}
+	}
+	return v
+}
+
+func unpointer(part string) string {
+	if !strings.Contains(part, "~") {
+		return part
+	}
+	return strings.NewReplacer("~1", "/", "~0", "~").Replace(part)
+}
+
+// element returns an element by its index as a pointer writes it.
+func (v Value) element(index string) Value {
+	i, err := strconv.Atoi(index)
+	if err != nil || strconv.Itoa(i) != index {
+		return Value{}
+	}
+	for k, e := range v.Elements() {
+		if k == i {
+			return e
+		}
+	}
+	return Value{}
+}
+
+// isPointer reports whether s is a JSON Pointer into something: it begins with
+// a slash, and each tilde is followed by 0 or 1.
+func isPointer(s string) bool {
+	if !strings.HasPrefix(s, "/") {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] == '~' && (i+1 == len(s) || s[i+1] != '0' && s[i+1] != '1') {
+			return false
+		}
+	}
+	return true
+}
+
 // unescape decodes the inside of a string literal that a scanner has already
 // found to be valid.
 func unescape(raw []byte) string {

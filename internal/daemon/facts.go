@@ -39,13 +39,13 @@ func (r registry) self(s *ostiary.Subject) (gate.AgentFacts, error) {
 	return gate.AgentFacts{
 		Zone: "default", Posture: ostiary.Posture{OK: true, Method: "self", Appraised: now},
 		Mandate: ostiary.Mandate{
-			ID: identity.GatewayMandate, Standing: true, Principal: s.Principal, Agent: s.Agent, Purpose: "read what servers offer",
+			ID: identity.GatewayMandate, Kind: ostiary.StandingMandate, Principal: s.Principal, Agent: s.Agent, Purpose: "read what servers offer",
 			Actions: []string{policy.ActionDiscoverServer}, Resources: []string{"*"}, NotBefore: now, Expires: now.Add(time.Minute),
 		},
 	}, nil
 }
 
-// visibility filters lists: an aggregated list holds tools of several servers,
+// visibility filters lists, by policy and by the mandate: an aggregated list holds tools of several servers,
 // each in its own zone.
 type visibility struct {
 	engine *policy.Engine
@@ -53,7 +53,17 @@ type visibility struct {
 }
 
 func (v visibility) Visible(r *ostiary.Request, tools []*ostiary.Tool) []bool {
-	return v.engine.VisibleOn(r, tools, v.live.facts.Load().Servers)
+	out := v.engine.VisibleOn(r, tools, v.live.facts.Load().Servers)
+	for i, t := range tools {
+		out[i] = out[i] && v.covered(&r.Context.Mandate, t)
+	}
+	return out
+}
+
+// covered reports whether the mandate names what uses a definition.
+func (v visibility) covered(m *ostiary.Mandate, t *ostiary.Tool) bool {
+	name := policy.ActionOf(t)
+	return m.CoversResource(&ostiary.Resource{Server: t.Server}) && m.CoversAction(&ostiary.Action{Name: name, Groups: v.engine.Groups(name)})
 }
 
 // sessionFacts adapts the sessions to the gate's words.

@@ -109,7 +109,7 @@ func asked(t *testing.T, tools []*ostiary.Tool, now time.Time, server, name, arg
 		Resource: ostiary.Resource{Server: server, Zone: "default"},
 		Context: ostiary.Context{
 			Now: now, Principal: "person:dana", Zone: "default", Risk: ostiary.Risk{Level: "low"}, Containment: ostiary.None,
-			Mandate: ostiary.Mandate{ID: "m", Standing: true}, Session: ostiary.Session{ID: "s", Started: now},
+			Mandate: ostiary.Mandate{ID: "m", Kind: ostiary.StandingMandate}, Session: ostiary.Session{ID: "s", Started: now},
 			Posture: ostiary.Posture{OK: true, Method: "join_token", Appraised: now}, Labels: map[string]ostiary.Label{},
 		},
 	}

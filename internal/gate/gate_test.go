@@ -17,6 +17,7 @@ import (
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/gate/gatetest"
+	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
 // world is a gate with neighbours that note what happened, in order, and that
@@ -35,7 +36,8 @@ type world struct {
 	frames   []gate.Frame
 	sent     int
 	tainted  []string
-	trusted  bool // the server
+	trusted  bool              // the server
+	ceilings []ostiary.Ceiling // of the mandate
 }
 
 func newWorld() *world {
@@ -79,7 +81,7 @@ func (w *world) Resolve(_ context.Context, s ostiary.Subject, c *gate.Call) (*os
 	now := time.Unix(1e9, 0)
 	return &ostiary.Request{Subject: s, Action: c.Action, Resource: ostiary.Resource{Server: c.Action.Server, Trusted: w.trusted}, Context: ostiary.Context{
 		Now: now, Containment: w.contain, Session: ostiary.Session{ID: "s"},
-		Mandate: ostiary.Mandate{ID: "m", Actions: []string{"bank___pay"}, Resources: []string{"bank"}, NotBefore: now.Add(-1), Expires: now.Add(time.Hour)},
+		Mandate: ostiary.Mandate{ID: "m", Actions: []string{"bank___pay"}, Resources: []string{"bank"}, NotBefore: now.Add(-1), Expires: now.Add(time.Hour), Ceilings: w.ceilings},
 	}}, nil
 }
 
@@ -408,6 +410,64 @@ func TestMandateMustCover(t *testing.T) {
 	_, err := w.gate().Handle(context.Background(), c)
 	if e := ostiary.AsError(err); e.Kind != ostiary.Denied || e.Code != "mandate" || w.sent != 0 {
 		t.Errorf("got %+v", e)
+	}
+}
+
+// A ceiling holds for the exact bytes that would leave: those the caller sent,
+// and those an obligation puts in their place.
+func TestCeilings(t *testing.T) {
+	args := func(s string) ostiary.Value {
+		doc, err := strictjson.Parse([]byte(s), strictjson.Request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return doc.Root()
+	}
+	raise := func(o *gate.Options) {
+		o.Obligers = map[string]gate.Obliger{"redact": obliger(func(r *ostiary.Request) (*ostiary.Action, error) {
+			if r.Action.Rewritten {
+				return nil, nil
+			}
+			a := r.Action
+			a.Arguments = args(`{"amount":101}`)
+			return &a, nil
+		})}
+	}
+	for name, c := range map[string]struct {
+		args    string
+		rewrite bool
+		passes  bool
+	}{
+		"within":           {`{"amount":1e2}`, false, true},
+		"above":            {`{"amount":100.000000000000000001}`, false, false},
+		"missing":          {`{}`, false, false},
+		"text":             {`{"amount":"1"}`, false, false},
+		"raised afterward": {`{"amount":1}`, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			w.ceilings = []ostiary.Ceiling{{Action: "bank___pay", Pointer: "/amount", Max: "100"}}
+			var options []func(*gate.Options)
+			if c.rewrite {
+				options = append(options, raise)
+				w.decision = func(*ostiary.Request) ostiary.Decision {
+					return ostiary.Decision{Permit: true, Code: "permit", Snapshot: 1, Obligations: []ostiary.Obligation{{Type: "redact"}}}
+				}
+			}
+			call := call()
+			call.Action.Arguments = args(c.args)
+			r, err := w.gate(options...).Handle(context.Background(), call)
+			if c.passes {
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Close()
+				return
+			}
+			if e := ostiary.AsError(err); e == nil || e.Kind != ostiary.Denied || e.Code != "ceiling" || e.Field != "/amount" || w.sent != 0 || len(w.entries) != 1 || w.entries[0].Code != "ceiling" {
+				t.Errorf("got %+v, sent %d, %d entries", err, w.sent, len(w.entries))
+			}
+		})
 	}
 }
 

@@ -69,7 +69,7 @@ func (p *parts) Authenticate(ctx context.Context, c ostiary.Credentials) (ostiar
 }
 
 func (p *parts) resolver() *gate.Resolver {
-	return &gate.Resolver{Tools: p, Registry: p, Sessions: p, Containments: p, Clock: time.Now,
+	return &gate.Resolver{Tools: p, Groups: p, Registry: p, Sessions: p, Containments: p, Clock: time.Now,
 		Servers: map[string]ostiary.Resource{"bank": {Server: "bank", Zone: "default"}}}
 }
 
@@ -95,6 +95,8 @@ func (p *parts) Tool(string, string, string) (*ostiary.Tool, bool) {
 	}
 	return &ostiary.Tool{Server: "bank", Kind: "tool", Name: "pay", State: ostiary.ToolPinned, Pin: ostiary.DigestOf([]byte("pay"))}, true
 }
+
+func (p *parts) Groups(string) []string { return nil }
 
 func (p *parts) AgentFacts(*ostiary.Subject) (gate.AgentFacts, error) {
 	if garbage, err := p.b.fault(context.Background(), "registry"); garbage || err != nil {

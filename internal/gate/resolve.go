@@ -13,12 +13,19 @@ type Tools interface {
 	Tool(server, kind, name string) (*ostiary.Tool, bool)
 }
 
+// Groups knows which of policy's groups an action is in now, by its name. The
+// answer comes from memory; the caller must not change it. Safe for concurrent
+// use.
+type Groups interface {
+	Groups(action string) []string
+}
+
 // AgentFacts is what the registry knows about an agent.
 type AgentFacts struct {
 	Zone    string
 	Roles   []string
 	Posture ostiary.Posture
-	Mandate ostiary.Mandate // the subject's, verified
+	Mandate ostiary.Mandate // the effective one the subject acts under
 }
 
 // Registry knows agents and their mandates. Answers come from memory, as
@@ -52,6 +59,7 @@ type Containments interface {
 // here: risk 0 at level low, arguments labelled unknown.
 type Resolver struct {
 	Tools        Tools
+	Groups       Groups
 	Registry     Registry
 	Sessions     Sessions
 	Containments Containments
@@ -72,6 +80,7 @@ func (f *Resolver) Resolve(ctx context.Context, s ostiary.Subject, call *Call) (
 	if err := f.pin(&r.Action); err != nil {
 		return nil, err
 	}
+	r.Action.Groups = f.Groups.Groups(r.Action.Name)
 	agent, err := f.Registry.AgentFacts(&s)
 	if err != nil {
 		return nil, err

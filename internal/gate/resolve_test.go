@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -29,11 +30,13 @@ func (k known) Session(_ context.Context, _ *ostiary.Subject, m ostiary.MandateI
 	return gate.SessionFacts{Session: ostiary.Session{ID: "of " + ostiary.SessionID(m)}, Taint: []string{"server:inbox"}, Reads: 2}, nil
 }
 
+func (k known) Groups(name string) []string { return []string{"group of " + name} }
+
 func (k known) Level(*ostiary.Subject, *ostiary.Action) ostiary.Containment { return k.contain }
 
 func (k known) resolve(a ostiary.Action) (*ostiary.Request, error) {
 	f := &gate.Resolver{
-		Tools: k, Registry: k, Sessions: k, Containments: k,
+		Tools: k, Groups: k, Registry: k, Sessions: k, Containments: k,
 		Servers: map[string]ostiary.Resource{"bank": {Server: "bank", Zone: "core", Trusted: true}}, Own: ostiary.Resource{Zone: "default"},
 		Clock: func() time.Time { return time.Unix(1e9, 0) },
 	}
@@ -85,7 +88,7 @@ func TestResolve(t *testing.T) {
 	}
 	x := r.Context
 	if !r.Resource.Trusted || r.Resource.Zone != "core" || x.Containment != ostiary.Throttled || x.Mandate.ID != "m" || x.Session.ID != "of m" ||
-		x.Zone != "office" || len(x.Roles) != 1 || !x.Posture.OK || x.ReadsTainted != 2 || len(x.Taint) != 1 || x.Principal != "person:dana" || x.Now.IsZero() {
+		x.Zone != "office" || len(x.Roles) != 1 || !x.Posture.OK || x.ReadsTainted != 2 || len(x.Taint) != 1 || x.Principal != "person:dana" || x.Now.IsZero() || !slices.Equal(r.Action.Groups, []string{"group of "}) {
 		t.Errorf("something known was left out: %+v of %+v", x, r.Resource)
 	}
 	k.unsure = errInjected

@@ -18,7 +18,7 @@ func (g *Gate) validate(r *ostiary.Request) error {
 	if m := &r.Context.Mandate; !m.Covers(&r.Action, &r.Resource, r.Context.Now) {
 		return ostiary.Errorf(ostiary.Denied, "mandate", "mandate %s does not cover %s on %s", orNone(string(m.ID)), r.Action.Name, orNone(r.Resource.Server))
 	}
-	return nil
+	return r.Context.Mandate.CheckCeilings(&r.Action)
 }
 
 func orNone(s string) string {
@@ -120,7 +120,10 @@ func (g *Gate) oblige(ctx context.Context, r *ostiary.Request, obligations []ost
 func withAction(r *ostiary.Request, a *ostiary.Action) *ostiary.Request {
 	next := *r
 	next.Action = *a
-	next.Action.Rewritten = true
+	next.Action.Rewritten, next.Action.Groups = true, nil
+	if a.Name == r.Action.Name {
+		next.Action.Groups = r.Action.Groups
+	}
 	return &next
 }
 

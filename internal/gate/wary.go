@@ -82,7 +82,8 @@ func (w *wary) Resolve(ctx context.Context, s ostiary.Subject, call *Call) (r *o
 	return r, nil
 }
 
-// sameAction reports whether two actions differ at most in their pin.
+// sameAction reports whether two actions differ at most in their pin and their
+// groups.
 func sameAction(a, b *ostiary.Action) bool {
 	return a.Name == b.Name && a.Method == b.Method && a.Server == b.Server && a.Tool == b.Tool && a.URI == b.URI &&
 		bytes.Equal(a.Arguments.Bytes(), b.Arguments.Bytes()) && bytes.Equal(a.Responses.Bytes(), b.Responses.Bytes()) && bytes.Equal(a.State, b.State)

@@ -69,8 +69,8 @@ type Keys interface {
 // their argument and a key, safe for concurrent use. Verify checks signature
 // and form and does not judge time.
 type Mandates interface {
-	Issue(m ostiary.Mandate) (jws string, err error)
-	Verify(jws string) (ostiary.Mandate, error)
+	IssueUnder(m ostiary.Mandate, parent ostiary.Digest) (jws string, err error) // the zero Digest: derived from none
+	Verify(jws string) (m ostiary.Mandate, parent ostiary.Digest, err error)
 }
 
 // Event is a change the authority is about to make or hand out.

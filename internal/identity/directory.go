@@ -112,7 +112,7 @@ func (a *Authority) readMandates(d *directory, records []MandateRecord) {
 				continue
 			}
 		}
-		m, err := a.mandates.Verify(r.JWS)
+		m, _, err := a.mandates.Verify(r.JWS)
 		if err == nil && (m.ID != r.ID || m.Agent != r.Agent || m.ID == GatewayMandate) {
 			err = errors.New("the row and the signed mandate differ")
 		}
@@ -131,7 +131,7 @@ func (a *Authority) readMandates(d *directory, records []MandateRecord) {
 func (d *directory) readMoves() {
 	last := map[ostiary.AgentID]time.Time{} // begin of the last mandate of another principal
 	for _, m := range d.mandates {
-		if g, ok := d.agents[m.Agent]; ok && m.Standing && m.Principal != g.Principal && m.NotBefore.After(last[m.Agent]) {
+		if g, ok := d.agents[m.Agent]; ok && m.Kind == ostiary.StandingMandate && m.Principal != g.Principal && m.NotBefore.After(last[m.Agent]) {
 			last[m.Agent] = m.NotBefore
 		}
 	}
@@ -141,7 +141,7 @@ func (d *directory) readMoves() {
 	for _, m := range d.mandates {
 		other, moved := last[m.Agent]
 		g := d.agents[m.Agent]
-		if !moved || !m.Standing || m.Principal != g.Principal || m.ID == g.Mandate || m.NotBefore.Before(other) {
+		if !moved || m.Kind != ostiary.StandingMandate || m.Principal != g.Principal || m.ID == g.Mandate || m.NotBefore.Before(other) {
 			continue
 		}
 		if from := m.NotBefore.Add(backdate); from.Before(g.moved) {

@@ -172,11 +172,12 @@ func (a *Authority) Enrol(ctx context.Context, joinSecret string, csrDER []byte)
 // which covers what policy allows, for as long as mandates live here.
 func (a *Authority) welcome(t JoinToken, now time.Time) (AgentRecord, MandateRecord, error) {
 	m := ostiary.Mandate{
-		ID: newMandateID(), Standing: true, Principal: t.Principal, Agent: t.Agent,
-		Purpose: "standing", Actions: []string{"*"}, Resources: []string{"*"},
+		ID: newMandateID(), Kind: ostiary.StandingMandate, Principal: t.Principal, By: t.Principal, Agent: t.Agent,
+		Purpose: "standing", Actions: []string{"*"}, Resources: []string{"*"}, Classes: []string{"*"}, Approvers: []string{"*"},
+		Epoch: a.dir.Load().epoch, Issued: now.Truncate(time.Second),
 		NotBefore: now.Add(-backdate).Truncate(time.Second), Expires: now.Add(a.lives.Load().Mandate).Truncate(time.Second),
 	}
-	jws, err := a.mandates.Issue(m)
+	jws, err := a.mandates.IssueUnder(m, ostiary.Digest{})
 	if err != nil {
 		return AgentRecord{}, MandateRecord{}, fmt.Errorf("signing the standing mandate: %w", err)
 	}

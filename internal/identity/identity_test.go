@@ -144,7 +144,7 @@ func TestEnrolAndAuthenticate(t *testing.T) {
 	record, known := b.Agent(s.Agent)
 	mandate, stands := b.Mandate(s.Mandate)
 	posture := b.Posture(s.Agent)
-	if !known || !stands || record.Zone != "default" || len(record.Roles) != 2 || !mandate.Standing || !posture.OK || posture.Method != "join_token" {
+	if !known || !stands || record.Zone != "default" || len(record.Roles) != 2 || mandate.Kind != ostiary.StandingMandate || !posture.OK || posture.Method != "join_token" {
 		t.Fatalf("facts %+v %+v %+v", record, mandate, posture)
 	}
 	if !mandate.Covers(&ostiary.Action{Name: "x___y"}, &ostiary.Resource{Server: "x"}, b.opts.Clock()) {

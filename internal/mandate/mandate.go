@@ -3,11 +3,12 @@
 //
 // It guarantees that a mandate it returns was signed by the key it was given
 // for the trust domain it was given, holds exactly the members of its format,
-// each once, and keeps within the format's limits. Each has room for the
+// each once, and keeps within the format's limits. Each derived one holds the
 // digest of the mandate it was derived from.
 //
 // It trusts the key. It does not judge time (see [ostiary.Mandate.Covers]),
-// nor revocation, nor whether a derived mandate is narrower than its parent.
+// nor revocation, nor whether a derived mandate is narrower than its parent
+// (see [ostiary.Effective]).
 //
 // The format is docs/reference/mandate-format.md; package proof reads it
 // without this package. See RFC 8725 for how it is read.
@@ -23,8 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
-	"unicode/utf8"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -37,14 +36,17 @@ const Type = "ostiary-mandate+jwt"
 
 // Limits of the format.
 const (
-	MaxSize  = 64 << 10 // of the whole text: it is kept in memory for each agent
-	MaxNames = 1024     // actions, and resources: policy walks them
-	MaxText  = 4 << 10  // bytes of purpose or task
-	MaxDepth = 16       // delegations below one mandate
-	maxName  = 2048     // bytes of any other text: as long as a SPIFFE ID
+	MaxSize     = 64 << 10 // of the whole text: it is kept in memory for each agent
+	MaxNames    = 1024     // actions, and resources: policy walks them
+	MaxText     = 4 << 10  // bytes of purpose or task
+	MaxDepth    = 16       // delegations below one mandate
+	MaxCeilings = 256      // each is held against every call it names
+	MaxMoney    = 32       // currencies of a budget
+	maxName     = 2048     // bytes of any other text: as long as a SPIFFE ID
+	maxAmount   = 1 << 53  // of a budget: what every reader of JSON holds exactly
 )
 
-var limits = strictjson.Limits{Bytes: MaxSize, Depth: 3, Nodes: 2*MaxNames + 64, Elements: MaxNames, Literal: 24, Key: 32}
+var limits = strictjson.Limits{Bytes: MaxSize, Depth: 4, Nodes: 4*MaxNames + 16*MaxCeilings, Elements: MaxNames, Literal: 24, Key: 32}
 
 // Signer signs the mandates of one trust domain, and reads them. Safe for
 // concurrent use.
@@ -71,38 +73,83 @@ func New(trustDomain string, key *ecdsa.PrivateKey) (*Signer, error) {
 type Signed struct {
 	ostiary.Mandate
 	Issuer string         // the trust domain, as a SPIFFE ID without a path
-	Parent ostiary.Digest // of the mandate it was derived from: SHA-256 over its compact form; zero for the first
+	Under  ostiary.Digest // of the mandate it was derived from: SHA-256 over its compact form; zero for the first
 }
 
 // payload is the format, in the order of its members.
 type payload struct {
-	Version   int64    `json:"v"`
-	Issuer    string   `json:"iss"`
-	ID        string   `json:"id"`
-	Standing  bool     `json:"standing"`
-	Principal string   `json:"principal"`
-	Agent     string   `json:"agent"`
-	Purpose   string   `json:"purpose"`
-	Task      string   `json:"task"`
-	Actions   []string `json:"actions"`
-	Resources []string `json:"resources"`
-	Depth     int64    `json:"depth"`
-	NotBefore int64    `json:"nbf"`
-	Expires   int64    `json:"exp"`
-	Parent    string   `json:"parent"`
+	Version   int64     `json:"v"`
+	Issuer    string    `json:"iss"`
+	ID        string    `json:"id"`
+	Kind      string    `json:"kind"`
+	Principal string    `json:"principal"`
+	By        string    `json:"by"`
+	Agent     string    `json:"agent"`
+	Purpose   string    `json:"purpose"`
+	Task      string    `json:"task"`
+	Reason    string    `json:"reason"`
+	Actions   []string  `json:"actions"`
+	Resources []string  `json:"resources"`
+	Classes   []string  `json:"classes"`
+	Ceilings  []ceiling `json:"ceilings"`
+	Budget    budget    `json:"budget"`
+	Approvers []string  `json:"approvers"`
+	Depth     int64     `json:"depth"`
+	Epoch     int64     `json:"epoch"`
+	Issued    int64     `json:"iat"`
+	NotBefore int64     `json:"nbf"`
+	Expires   int64     `json:"exp"`
+	Parent    string    `json:"parent"`
+	Under     string    `json:"parent_digest"`
 }
+
+type ceiling struct {
+	Action  string `json:"action"`
+	Pointer string `json:"pointer"`
+	Max     string `json:"max"`
+	Unit    string `json:"unit"`
+}
+
+type budget struct {
+	Money  []money `json:"money"`
+	Calls  int64   `json:"calls"`
+	Tokens int64   `json:"tokens"`
+	Bytes  int64   `json:"bytes"`
+}
+
+type money struct {
+	Currency string `json:"currency"`
+	Minor    int64  `json:"minor"`
+}
+
+// payloadOf writes a mandate in the words of the format.
+func payloadOf(m *ostiary.Mandate, issuer string, under ostiary.Digest) *payload {
+	p := &payload{
+		Version: 1, Issuer: issuer, ID: string(m.ID), Kind: m.Kind.String(), Principal: string(m.Principal), By: string(m.By), Agent: string(m.Agent),
+		Purpose: m.Purpose, Task: m.Task, Reason: m.Reason, Actions: texts(m.Actions), Resources: texts(m.Resources), Classes: texts(m.Classes),
+		Ceilings: []ceiling{}, Budget: budget{[]money{}, m.Budget.Calls, m.Budget.Tokens, m.Budget.Bytes}, Approvers: texts(m.Approvers),
+		Depth: m.Depth, Epoch: int64(m.Epoch), Issued: m.Issued.Unix(), NotBefore: m.NotBefore.Unix(), Expires: m.Expires.Unix(),
+		Parent: string(m.Parent), Under: under.String(),
+	}
+	for _, c := range m.Ceilings {
+		p.Ceilings = append(p.Ceilings, ceiling(c))
+	}
+	for _, x := range m.Budget.Money {
+		p.Budget.Money = append(p.Budget.Money, money(x))
+	}
+	return p
+}
+
+func texts(list []string) []string { return append([]string{}, list...) }
 
 // Issue signs a mandate that was derived from none. Its times are kept in
 // whole seconds.
 func (s *Signer) Issue(m ostiary.Mandate) (string, error) { return s.IssueUnder(m, ostiary.Digest{}) }
 
-// IssueUnder signs a mandate derived from the one with the given digest. That
-// it is narrower is for the caller to have established.
+// IssueUnder signs a mandate derived from m.Parent, whose compact form has the
+// given digest. That it is narrower is for the caller to have established.
 func (s *Signer) IssueUnder(m ostiary.Mandate, parent ostiary.Digest) (string, error) {
-	p := payload{
-		1, s.issuer, string(m.ID), m.Standing, string(m.Principal), string(m.Agent), m.Purpose, m.Task,
-		append([]string{}, m.Actions...), append([]string{}, m.Resources...), m.Depth, m.NotBefore.Unix(), m.Expires.Unix(), parent.String(),
-	}
+	p := payloadOf(&m, s.issuer, parent)
 	if err := p.check(); err != nil {
 		return "", err
 	}
@@ -141,10 +188,11 @@ func (p *payload) encode() ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// Verify reads a mandate signed by this signer's key. It does not judge time.
-func (s *Signer) Verify(jws string) (ostiary.Mandate, error) {
+// Verify reads a mandate signed by this signer's key, with the digest of the
+// one it was derived from. It does not judge time.
+func (s *Signer) Verify(jws string) (ostiary.Mandate, ostiary.Digest, error) {
 	m, err := Verify(jws, s.issuer, &s.key.PublicKey)
-	return m.Mandate, err
+	return m.Mandate, m.Under, err
 }
 
 // Verify reads a mandate signed by key for the issuer. Errors are of kind
@@ -215,18 +263,24 @@ func scan(body []byte) (*payload, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := doc.Root()
-	r := reader{v: v}
+	r := &reader{v: doc.Root()}
 	p := &payload{
-		Version: r.number("v"), Issuer: r.text("iss"), ID: r.text("id"), Standing: r.flag("standing"),
-		Principal: r.text("principal"), Agent: r.text("agent"), Purpose: r.text("purpose"), Task: r.text("task"),
-		Actions: r.list("actions"), Resources: r.list("resources"), Depth: r.number("depth"),
-		NotBefore: r.number("nbf"), Expires: r.number("exp"), Parent: r.text("parent"),
+		Version: r.number("v"), Issuer: r.text("iss"), ID: r.text("id"), Kind: r.text("kind"), Principal: r.text("principal"), By: r.text("by"),
+		Agent: r.text("agent"), Purpose: r.text("purpose"), Task: r.text("task"), Reason: r.text("reason"),
+		Actions: r.list("actions"), Resources: r.list("resources"), Classes: r.list("classes"), Ceilings: []ceiling{}, Approvers: r.list("approvers"),
+		Depth: r.number("depth"), Epoch: r.number("epoch"), Issued: r.number("iat"), NotBefore: r.number("nbf"), Expires: r.number("exp"),
+		Parent: r.text("parent"), Under: r.text("parent_digest"),
 	}
-	if r.err == nil && v.Len() != r.read {
-		r.err = errors.New("it has members the format does not know")
-	}
-	return p, r.err
+	r.each("ceilings", func(c *reader) {
+		p.Ceilings = append(p.Ceilings, ceiling{c.text("action"), c.text("pointer"), c.text("max"), c.text("unit")})
+	})
+	r.inside("budget", func(b *reader) {
+		p.Budget = budget{[]money{}, b.number("calls"), b.number("tokens"), b.number("bytes")}
+		b.each("money", func(m *reader) {
+			p.Budget.Money = append(p.Budget.Money, money{m.text("currency"), m.number("minor")})
+		})
+	})
+	return p, r.end()
 }
 
 // reader takes members of an object and keeps the first error.
@@ -234,6 +288,14 @@ type reader struct {
 	v    ostiary.Value
 	read int
 	err  error
+}
+
+// end returns the first error; members that nobody took are one.
+func (r *reader) end() error {
+	if r.err == nil && r.v.Len() != r.read {
+		r.err = errors.New("it has members the format does not know")
+	}
+	return r.err
 }
 
 func (r *reader) take(name string, kinds ...ostiary.ValueKind) ostiary.Value {
@@ -244,22 +306,22 @@ func (r *reader) take(name string, kinds ...ostiary.ValueKind) ostiary.Value {
 			return v
 		}
 	}
-	if r.err == nil {
-		r.err = fmt.Errorf("its member %s is missing or of the wrong type", name)
-	}
+	r.fail("its member %s is missing or of the wrong type", name)
 	return ostiary.Value{}
+}
+
+func (r *reader) fail(format, name string) {
+	if r.err == nil {
+		r.err = fmt.Errorf(format, name)
+	}
 }
 
 func (r *reader) text(name string) string { return r.take(name, ostiary.String).Text() }
 
-func (r *reader) flag(name string) bool {
-	return r.take(name, ostiary.True, ostiary.False).Kind() == ostiary.True
-}
-
 func (r *reader) number(name string) int64 {
 	n, ok := r.take(name, ostiary.Number).Int()
-	if !ok && r.err == nil {
-		r.err = fmt.Errorf("its member %s is no integer", name)
+	if !ok {
+		r.fail("its member %s is no integer", name)
 	}
 	return n
 }
@@ -267,76 +329,34 @@ func (r *reader) number(name string) int64 {
 func (r *reader) list(name string) []string {
 	out := []string{}
 	for _, e := range r.take(name, ostiary.Array).Elements() {
-		if e.Kind() != ostiary.String && r.err == nil {
-			r.err = fmt.Errorf("its member %s holds more than texts", name)
+		if e.Kind() != ostiary.String {
+			r.fail("its member %s holds more than texts", name)
 		}
 		out = append(out, e.Text())
 	}
 	return out
 }
 
-// check holds for what is signed and for what is read.
-func (p *payload) check() error {
-	switch {
-	case p.Version != 1:
-		return refused("v", "version %d is not known here", p.Version)
-	case !named(p.ID):
-		return refused("id", "a mandate has a name of visible ASCII, at most %d bytes", maxName)
-	case !named(p.Principal):
-		return refused("principal", "a mandate names a principal")
-	case !prose(p.Purpose) || !prose(p.Task):
-		return refused("purpose", "purpose and task are texts of at most %d bytes", MaxText)
-	case len(p.Actions) == 0 || len(p.Actions) > MaxNames || len(p.Resources) == 0 || len(p.Resources) > MaxNames:
-		return refused("actions", "a mandate names 1 to %d actions and as many resources", MaxNames)
-	case p.Depth < 0 || p.Depth > MaxDepth:
-		return refused("depth", "a mandate allows at most %d delegations", MaxDepth)
-	case p.NotBefore < 0 || p.Expires <= p.NotBefore || p.Expires > 1<<40:
-		return refused("exp", "a mandate ends after it begins")
-	}
-	id, err := ostiary.ParseAgentID(p.Agent)
-	if err != nil {
-		return err
-	}
-	if "spiffe://"+id.TrustDomain() != p.Issuer {
-		return refused("agent", "%s is not of the issuer's trust domain", id)
-	}
-	for _, list := range [][]string{p.Actions, p.Resources} {
-		for _, s := range list {
-			if !prose(s) || s == "" || len(s) > maxName {
-				return refused("actions", "an action or resource is a text of 1 to %d bytes", maxName)
-			}
+// inside reads an object that is a member.
+func (r *reader) inside(name string, read func(*reader)) {
+	r.object(r.take(name, ostiary.Object), read)
+}
+
+// each reads an array of objects that is a member.
+func (r *reader) each(name string, read func(*reader)) {
+	for _, e := range r.take(name, ostiary.Array).Elements() {
+		if e.Kind() != ostiary.Object {
+			r.fail("its member %s holds more than objects", name)
+			return
 		}
+		r.object(e, read)
 	}
-	_, err = ostiary.ParseDigest(p.Parent)
-	return err
 }
 
-func refused(field, format string, args ...any) error {
-	return ostiary.Errorf(ostiary.Malformed, "mandate", format, args...).At(field)
-}
-
-func named(s string) bool {
-	if s == "" || len(s) > maxName {
-		return false
+func (r *reader) object(v ostiary.Value, read func(*reader)) {
+	in := &reader{v: v}
+	read(in)
+	if err := in.end(); err != nil && r.err == nil {
+		r.err = err
 	}
-	for i := range len(s) {
-		if s[i] < 0x21 || s[i] > 0x7e {
-			return false
-		}
-	}
-	return true
-}
-
-func prose(s string) bool { return len(s) <= MaxText && utf8.ValidString(s) }
-
-func (p *payload) signed() (Signed, error) {
-	parent, err := ostiary.ParseDigest(p.Parent)
-	return Signed{
-		Mandate: ostiary.Mandate{
-			ID: ostiary.MandateID(p.ID), Standing: p.Standing, Principal: ostiary.PrincipalID(p.Principal), Agent: ostiary.AgentID(p.Agent),
-			Purpose: p.Purpose, Task: p.Task, Actions: p.Actions, Resources: p.Resources, Depth: p.Depth,
-			NotBefore: time.Unix(p.NotBefore, 0).UTC(), Expires: time.Unix(p.Expires, 0).UTC(),
-		},
-		Issuer: p.Issuer, Parent: parent,
-	}, err
 }

@@ -130,6 +130,7 @@ func TestContext(t *testing.T) {
 		x.Taint, x.Satisfied = []string{"server:inbox"}, []string{"acr:mfa"}
 		x.Findings = []ostiary.Finding{{Kind: "secret"}, {Kind: "secret"}}
 		x.Mandate.Depth, x.ReadsTainted = 2, 3
+		x.Mandate.Classes, x.Mandate.By, x.Mandate.Principal, x.Mandate.Links = []string{"invoices"}, "person:eve", "person:dana", make([]ostiary.MandateID, 2)
 		x.Labels["account"] = ostiary.Label{Integrity: ostiary.FromAgent, Sources: []string{"server:inbox"}, Readers: []string{"finance"}}
 		r.Resource.Trusted, r.Resource.Zone = true, "core"
 	}
@@ -139,6 +140,7 @@ func TestContext(t *testing.T) {
 		`context.taint == ["server:inbox"]`, `context.satisfied.contains("acr:mfa")`, `context.findings == ["secret"]`,
 		`context.user == Ostiary::Person::"person:dana" && context.user.kind == "person"`,
 		`context.mandate.id == "m1" && context.mandate.purpose == "pay bills" && context.mandate.depth == 2 && context.mandate.standing`,
+		`context.mandate.kind == "standing" && context.mandate.classes == ["invoices"] && context.mandate.by == "person:eve" && context.mandate.principal == "person:dana" && context.mandate.links == 2`,
 		`context.session.id == "s1" && context.session.bound`,
 		`context.zone == Ostiary::Zone::"default"`, `resource in Ostiary::Zone::"core" && resource.trusted`,
 		`context.risk.score == 7 && context.risk.level == "elevated"`,

@@ -136,7 +136,7 @@ func (e *expectation) read(v ostiary.Value) {
 		Subject: ostiary.Subject{Agent: "spiffe://test/agent", Via: ostiary.ViaSVID, Bound: true},
 		Context: ostiary.Context{
 			Now: now, Principal: "person:test", Zone: "default",
-			Mandate:     ostiary.Mandate{ID: "test", Standing: true},
+			Mandate:     ostiary.Mandate{ID: "test", Kind: ostiary.StandingMandate, Classes: []string{"*"}, By: "organisation:self"},
 			Session:     ostiary.Session{ID: "test", Started: now},
 			Posture:     ostiary.Posture{OK: true, Method: "join_token", Appraised: now},
 			Risk:        ostiary.Risk{Level: "low"},
@@ -196,7 +196,9 @@ func (e *expectation) request(v ostiary.Value) {
 
 func (e *expectation) context(v ostiary.Value) {
 	x := &e.req.Context
-	var mandate, session, principal, containment, now string
+	var mandate, kind, giver, by, session, principal, containment, now string
+	var links int64
+	standing := x.Mandate.Kind == ostiary.StandingMandate
 	sub := func(at string, readers map[string]func(ostiary.Value)) func(ostiary.Value) {
 		return func(v ostiary.Value) { e.object(at, v, readers) }
 	}
@@ -207,7 +209,8 @@ func (e *expectation) context(v ostiary.Value) {
 		"user": e.entity(typePerson, &principal), "zone": e.entity(typeZone, &x.Zone),
 		"mandate": sub("mandate", map[string]func(ostiary.Value){
 			"id": e.text("id", &mandate), "purpose": e.text("purpose", &x.Mandate.Purpose),
-			"depth": e.number("depth", &x.Mandate.Depth), "standing": e.flag("standing", &x.Mandate.Standing)}),
+			"depth": e.number("depth", &x.Mandate.Depth), "standing": e.flag("standing", &standing), "kind": e.text("kind", &kind), "classes": e.texts("classes", &x.Mandate.Classes),
+			"principal": e.text("principal", &giver), "by": e.text("by", &by), "links": e.number("links", &links)}),
 		"session":     sub("session", map[string]func(ostiary.Value){"id": e.text("id", &session), "bound": e.flag("bound", &e.req.Subject.Bound)}),
 		"risk":        sub("risk", map[string]func(ostiary.Value){"score": e.number("score", &x.Risk.Score), "level": e.text("level", &x.Risk.Level)}),
 		"posture":     sub("posture", map[string]func(ostiary.Value){"ok": e.flag("ok", &x.Posture.OK), "method": e.text("method", &x.Posture.Method)}),
@@ -224,6 +227,7 @@ func (e *expectation) context(v ostiary.Value) {
 	if principal != "" {
 		x.Principal = ostiary.PrincipalID(principal)
 	}
+	e.mandate(kind, standing, giver, by, links)
 	if now != "" {
 		var err error
 		if x.Now, err = time.Parse(time.RFC3339, now); err != nil {
@@ -238,6 +242,32 @@ func (e *expectation) context(v ostiary.Value) {
 			}
 		}
 	}
+}
+
+// mandate fills in what policy sees of the mandate, which a test may say in one
+// of two ways: its kind, or whether it is a standing one.
+func (e *expectation) mandate(kind string, standing bool, giver, by string, links int64) {
+	m := &e.req.Context.Mandate
+	switch {
+	case kind != "":
+		var err error
+		if m.Kind, err = ostiary.ParseMandateKind(kind); err != nil {
+			e.fail("mandate.kind must be standing, task, grant or break_glass")
+		}
+	case !standing:
+		m.Kind = ostiary.TaskMandate
+	}
+	if by != "" {
+		m.By = ostiary.PrincipalID(by)
+	}
+	if m.Principal = e.req.Context.Principal; giver != "" {
+		m.Principal = ostiary.PrincipalID(giver)
+	}
+	if links < 0 || links > ostiary.MaxChain {
+		e.fail("mandate.links must be 1 to %d", ostiary.MaxChain)
+		return
+	}
+	m.Links = make([]ostiary.MandateID, links)
 }
 
 // labels reads sets of words as policy sees them back into labels.

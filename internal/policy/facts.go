@@ -167,11 +167,7 @@ func (w *world) stringSet(list []string) cedar.Value {
 	if len(list) == 0 {
 		return w.emptySet
 	}
-	vals := make([]cedar.Value, len(list))
-	for i, s := range list {
-		vals[i] = cedar.String(s)
-	}
-	return cedar.NewSet(vals...)
+	return texts(list)
 }
 
 func (w *world) findingSet(list []ostiary.Finding) cedar.Value {

@@ -29,7 +29,10 @@ type callerKey struct {
 	mandate     ostiary.MandateID
 	purpose     string
 	depth       int64
-	standing    bool
+	kind        ostiary.MandateKind
+	by          ostiary.PrincipalID
+	giver       ostiary.PrincipalID // the mandate's principal
+	links       int
 	session     ostiary.SessionID
 	risk        ostiary.Risk
 	postureOK   bool
@@ -43,6 +46,7 @@ type callerKey struct {
 type caller struct {
 	key       callerKey
 	roles     []string
+	classes   []string // the mandate's
 	principal cedar.EntityUID
 	entities  []cedar.Entity // the agent, its roles, its zone, the person
 
@@ -59,7 +63,8 @@ func callerKeyOf(r *ostiary.Request) callerKey {
 	self := s.Via == ostiary.ViaSelf
 	k := callerKey{
 		agent: s.Agent, principal: x.Principal, self: self, bound: s.Bound || self, zone: x.Zone,
-		mandate: x.Mandate.ID, purpose: x.Mandate.Purpose, depth: x.Mandate.Depth, standing: x.Mandate.Standing,
+		mandate: x.Mandate.ID, purpose: x.Mandate.Purpose, depth: x.Mandate.Depth, kind: x.Mandate.Kind, by: x.Mandate.By,
+		giver: x.Mandate.Principal, links: max(1, len(x.Mandate.Links)),
 		session: x.Session.ID, risk: x.Risk,
 		postureOK: x.Posture.OK, method: x.Posture.Method, appraised: x.Posture.Appraised.UnixMilli(),
 		containment: x.Containment, reads: x.ReadsTainted,
@@ -80,16 +85,16 @@ func callerKeyOf(r *ostiary.Request) callerKey {
 func (c *callers) get(r *ostiary.Request) *caller {
 	k := callerKeyOf(r)
 	at := &c.place[maphash.String(c.seed, string(k.session)+string(k.agent))%memoPlaces]
-	if old := at.Load(); old != nil && old.key == k && slices.Equal(old.roles, r.Context.Roles) {
+	if old := at.Load(); old != nil && old.key == k && slices.Equal(old.roles, r.Context.Roles) && slices.Equal(old.classes, r.Context.Mandate.Classes) {
 		return old
 	}
-	fresh := newCaller(k, slices.Clone(r.Context.Roles))
+	fresh := newCaller(k, slices.Clone(r.Context.Roles), slices.Clone(r.Context.Mandate.Classes))
 	at.Store(fresh)
 	return fresh
 }
 
-func newCaller(k callerKey, roles []string) *caller {
-	c := &caller{key: k, roles: roles}
+func newCaller(k callerKey, roles, classes []string) *caller {
+	c := &caller{key: k, roles: roles, classes: classes}
 	typ := typeAgent
 	if k.self {
 		typ = typeGateway
@@ -111,7 +116,8 @@ func newCaller(k callerKey, roles []string) *caller {
 	c.zone, c.user = zone, user
 	c.mandate = cedar.NewRecord(cedar.RecordMap{
 		"id": cedar.String(k.mandate), "purpose": cedar.String(k.purpose),
-		"depth": cedar.Long(k.depth), "standing": cedar.Boolean(k.standing),
+		"depth": cedar.Long(k.depth), "standing": cedar.Boolean(k.kind == ostiary.StandingMandate), "kind": cedar.String(k.kind.String()),
+		"classes": texts(classes), "principal": cedar.String(k.giver), "by": cedar.String(k.by), "links": cedar.Long(k.links),
 	})
 	c.session = cedar.NewRecord(cedar.RecordMap{"id": cedar.String(k.session), "bound": cedar.Boolean(k.bound)})
 	c.risk = cedar.NewRecord(cedar.RecordMap{"score": cedar.Long(k.risk.Score), "level": cedar.String(k.risk.Level)})
@@ -121,6 +127,14 @@ func newCaller(k callerKey, roles []string) *caller {
 	c.containment = cedar.String(k.containment.String())
 	c.history = cedar.NewRecord(cedar.RecordMap{"reads_untrusted": cedar.Long(k.reads)})
 	return c
+}
+
+func texts(list []string) cedar.Set {
+	vals := make([]cedar.Value, len(list))
+	for i, s := range list {
+		vals[i] = cedar.String(s)
+	}
+	return cedar.NewSet(vals...)
 }
 
 func personKind(id string) string {

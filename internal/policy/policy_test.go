@@ -81,7 +81,7 @@ func request(t rapid.TB, tools []*ostiary.Tool, name, args string) *ostiary.Requ
 		Subject: ostiary.Subject{Agent: "spiffe://example.org/a", Principal: "person:dana", Via: ostiary.ViaSVID, Bound: true},
 		Context: ostiary.Context{
 			Now: testTime, Principal: "person:dana", Zone: "default", Roles: []string{"clerk"},
-			Mandate: ostiary.Mandate{ID: "m1", Purpose: "pay bills", Standing: true},
+			Mandate: ostiary.Mandate{ID: "m1", Purpose: "pay bills", Kind: ostiary.StandingMandate},
 			Session: ostiary.Session{ID: "s1", Started: testTime},
 			Posture: ostiary.Posture{OK: true, Method: "join_token", Appraised: testTime},
 			Risk:    ostiary.Risk{Level: "low"}, Containment: ostiary.None,

@@ -162,7 +162,8 @@ func contextShape(input *shape, labelled bool) *shape {
 		req("user", entityOf(typePerson)),
 		req("mandate", record(
 			req("id", plain(kString)), req("purpose", plain(kString)),
-			req("depth", plain(kLong)), req("standing", plain(kBool)))),
+			req("depth", plain(kLong)), req("standing", plain(kBool)), req("kind", plain(kString)),
+			req("classes", strs), req("principal", plain(kString)), req("by", plain(kString)), req("links", plain(kLong)))),
 		req("session", record(req("id", plain(kString)), req("bound", plain(kBool)))),
 		req("zone", entityOf(typeZone)),
 		req("risk", record(req("score", plain(kLong)), req("level", plain(kString)))),

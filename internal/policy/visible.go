@@ -38,6 +38,18 @@ func (e *Engine) VisibleOn(r *ostiary.Request, tools []*ostiary.Tool, servers ma
 	return out
 }
 
+// Groups returns the groups an action is in, direct and indirect, by the active
+// snapshot: none of an action it does not know. The caller must not change
+// them.
+func (e *Engine) Groups(name string) []string {
+	if s := e.active.Load(); s != nil {
+		if a, ok := s.set.world.actions[name]; ok {
+			return a.groups
+		}
+	}
+	return nil
+}
+
 // viewer answers for many tools about one caller.
 type viewer struct {
 	set     *Set
@@ -65,9 +77,9 @@ func (v *viewer) prepare() bool {
 	return true
 }
 
-// actionOf is the action that uses what a definition defines: a tool has one of
+// ActionOf is the action that uses what a definition defines: a tool has one of
 // its own, prompts and resources share theirs.
-func actionOf(t *ostiary.Tool) string {
+func ActionOf(t *ostiary.Tool) string {
 	switch t.Kind {
 	case "tool":
 		return t.Action()
@@ -80,7 +92,7 @@ func actionOf(t *ostiary.Tool) string {
 }
 
 func (v *viewer) tool(t *ostiary.Tool) bool {
-	act, ok := v.set.world.actions[actionOf(t)]
+	act, ok := v.set.world.actions[ActionOf(t)]
 	if !ok || t.Kind == "tool" && (act.tool == nil || ostiary.Digest(act.tool.Pin) != t.Pin) {
 		return false
 	}

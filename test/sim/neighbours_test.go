@@ -57,7 +57,7 @@ func (d *dependencies) AgentFacts(s *ostiary.Subject) (gate.AgentFacts, error) {
 	if err != nil || how == "garbage" {
 		return gate.AgentFacts{}, err
 	}
-	m := ostiary.Mandate{ID: s.Mandate, Standing: true, Principal: s.Principal, Agent: s.Agent, Actions: []string{"*"}, Resources: []string{"*"}, NotBefore: d.l.w.began.AddDate(-1, 0, 0), Expires: d.l.w.began.AddDate(9, 0, 0)}
+	m := ostiary.Mandate{ID: s.Mandate, Kind: ostiary.StandingMandate, Principal: s.Principal, Agent: s.Agent, Actions: []string{"*"}, Resources: []string{"*"}, NotBefore: d.l.w.began.AddDate(-1, 0, 0), Expires: d.l.w.began.AddDate(9, 0, 0)}
 	if s.Agent.Name() == "a0" {
 		m.Resources = []string{"bank"}
 	}

@@ -255,7 +255,7 @@ func (l *life) open() (err error) {
 	l.gate = gate.New(gate.Options{
 		Identity: deps, Validator: deps, Policy: deps, Ledger: deps, Egress: deps, Tainter: deps, Containments: deps, Clock: w.clock, Logger: slog.New(slog.DiscardHandler),
 		Facts: &gate.Resolver{
-			Tools: deps, Registry: deps, Sessions: deps, Containments: deps, Clock: w.clock, Own: ostiary.Resource{Zone: "default", Trusted: true},
+			Tools: deps, Groups: l.engine, Registry: deps, Sessions: deps, Containments: deps, Clock: w.clock, Own: ostiary.Resource{Zone: "default", Trusted: true},
 			Servers: map[string]ostiary.Resource{"bank": {Server: "bank", Zone: "default", Trusted: true}, "mail": {Server: "mail", Zone: "default"}},
 		},
 	})

@@ -175,18 +175,26 @@ func (k *Keys) Forget(name string) {
 // Mandates signs by writing "signed:" in front.
 type Mandates struct{}
 
-// Issue implements identity.Mandates.
-func (Mandates) Issue(m ostiary.Mandate) (string, error) {
-	b, err := json.Marshal(m)
+// signed is what a fake signature covers.
+type signed struct {
+	M     ostiary.Mandate
+	Under ostiary.Digest
+}
+
+// IssueUnder implements identity.Mandates.
+func (Mandates) IssueUnder(m ostiary.Mandate, under ostiary.Digest) (string, error) {
+	b, err := json.Marshal(signed{m, under})
 	return "signed:" + string(b), err
 }
 
 // Verify implements identity.Mandates.
-func (Mandates) Verify(s string) (m ostiary.Mandate, err error) {
+func (Mandates) Verify(s string) (ostiary.Mandate, ostiary.Digest, error) {
+	var x signed
 	if len(s) < 7 || s[:7] != "signed:" {
-		return m, errors.New("not signed")
+		return x.M, x.Under, errors.New("not signed")
 	}
-	return m, json.Unmarshal([]byte(s[7:]), &m)
+	err := json.Unmarshal([]byte(s[7:]), &x)
+	return x.M, x.Under, err
 }
 
 // Options returns options with which an authority opens: fakes for
