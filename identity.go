@@ -136,15 +136,26 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte("redacted"), nil }
 // Credentials are what a connection proved about its far end. The door fills
 // them in; only identity reads them. A zero Credentials proves nothing.
 type Credentials struct {
-	Peer      *x509.Certificate // the verified client certificate's leaf, nil without mutual TLS
-	Verified  bool              // the TLS layer verified Peer against our trust bundle
-	Bearer    Secret            // a bearer token from the Authorization header
-	Audience  string            // the resource the caller addressed, for audience checks
-	Loopback  bool              // the connection came over a loopback address
-	Encrypted bool              // the connection is TLS under the gateway's own certificate
-	Self      *Self             // set for calls the gateway makes on its own behalf
-	Held      *Subject          // set when a held call restarts: the subject it was held for
-	Remote    string            // address of the far end, for counting entries only
+	Peer       *x509.Certificate // the verified client certificate's leaf, nil without mutual TLS
+	Verified   bool              // the TLS layer verified Peer against our trust bundle
+	Bearer     Secret            // a token from the Authorization header
+	Possession *Possession       // set when the token came under the scheme DPoP
+	Audience   string            // the resource the caller addressed, for audience checks
+	Loopback   bool              // the connection came over a loopback address
+	Encrypted  bool              // the connection is TLS under the gateway's own certificate
+	Self       *Self             // set for calls the gateway makes on its own behalf
+	Held       *Subject          // set when a held call restarts: the subject it was held for
+	Remote     string            // address of the far end, for counting entries only
+}
+
+// Possession is what came with a token under the scheme DPoP: a proof that
+// its sender holds the key it is bound to, and the request it must be for. See
+// RFC 9449. A pointer to one stands for one request: the same proof behind
+// another pointer is a replay. It is never changed.
+type Possession struct {
+	Proof  string // the DPoP header as it came
+	Method string // of the request
+	URL    string // of the request: scheme, host and path as they were addressed
 }
 
 // Self is an unforgeable mark, made once by identity and held by control,
@@ -161,6 +172,8 @@ type Subject struct {
 	Key       Digest    // SHA-256 of the proven public key (SPKI); zero for a bearer token
 	Bound     bool      // the credential is bound to Key; false for a bearer token
 	Mandate   MandateID // the mandate the credential was issued under
+	Client    string    // the OAuth client a token was handed to; "" without a token
+	Scopes    []string  // what a token is limited to beside its mandate; empty: nothing more. Nobody changes it
 	Via       Via       // how it was proven
 	Serial    string    // certificate serial or token id, for revocation
 	Issued    time.Time // when the credential was issued

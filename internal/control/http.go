@@ -325,11 +325,11 @@ func (c *Control) postToken(ctx context.Context, in TokenRequest) (any, error) {
 		}
 		audience += "/" + in.Server
 	}
-	secret, expires, err := c.o.Authority.MintToken(ctx, id, audience, life)
+	token, err := c.o.Authority.MintToken(ctx, identity.TokenRequest{Agent: id, Audience: audience, Life: life})
 	if err != nil {
 		return nil, err
 	}
-	return Token{Token: string(secret.Reveal()), Expires: expires}, nil
+	return Token{Token: string(token.Text.Reveal()), Expires: token.Expires}, nil
 }
 
 func (c *Control) getTools(r *http.Request) (any, error) {

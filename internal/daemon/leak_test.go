@@ -128,11 +128,11 @@ func (r *running) enrol(t *testing.T) {
 	if _, _, err := r.d.authority.Enrol(ctx, string(secret.Reveal()), csr); err != nil {
 		t.Fatal(err)
 	}
-	token, _, err := r.d.authority.MintToken(ctx, id, r.d.Endpoint(), 0)
+	token, err := r.d.authority.MintToken(ctx, identity.TokenRequest{Agent: id, Audience: r.d.Endpoint()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.token = string(token.Reveal())
+	r.token = string(token.Text.Reveal())
 }
 
 // post sends a body to the door with the headers of revision 2026-07-28.

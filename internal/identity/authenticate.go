@@ -2,6 +2,9 @@ package identity
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
 	"errors"
 	"time"
 
@@ -13,7 +16,8 @@ import (
 // good a moment ago may have been revoked since.
 //
 // Exactly one credential must be shown: of two, either could be the one that
-// some later reader believes. Everything that is not a proof is
+// some later reader believes. A token that is bound to a key or a certificate
+// and the proof that belongs to it are one. Everything that is not a proof is
 // Unauthenticated, with the reason only in the error's cause; an agent that
 // proved itself and is disabled, or whose mandate has ended, is Denied.
 func (a *Authority) Authenticate(_ context.Context, c ostiary.Credentials) (ostiary.Subject, error) {
@@ -22,11 +26,15 @@ func (a *Authority) Authenticate(_ context.Context, c ostiary.Credentials) (osti
 		return ostiary.Subject{}, ostiary.Errorf(ostiary.Unavailable, "registry_stale", "who is enrolled cannot be confirmed just now")
 	}
 	now := a.clock.Now()
-	switch shown := count(c.Peer != nil) + count(!c.Bearer.IsZero()) + count(c.Self != nil) + count(c.Held != nil); {
+	switch shown := count(c.Peer != nil && c.Bearer.IsZero()) + count(!c.Bearer.IsZero()) + count(c.Self != nil) + count(c.Held != nil); {
 	case shown == 0:
 		return ostiary.Subject{}, ostiary.Errorf(ostiary.Unauthenticated, "no_credentials", "credentials are required: an SVID over mutual TLS, or a bearer token")
 	case shown > 1:
 		return refuse(errors.New("more than one credential"))
+	case !c.Bearer.IsZero():
+		return a.fromToken(d, now, c)
+	case c.Possession != nil:
+		return refuse(errors.New("a proof without a token"))
 	case c.Peer != nil:
 		return a.fromSVID(d, now, c)
 	case c.Self != nil:
@@ -34,7 +42,7 @@ func (a *Authority) Authenticate(_ context.Context, c ostiary.Credentials) (osti
 	case c.Held != nil:
 		return a.fromHeld(d, now, c.Held)
 	}
-	return a.fromToken(d, now, c)
+	return refuse(errors.New("a credential of no known kind"))
 }
 
 func count(b bool) int {
@@ -76,13 +84,17 @@ func (a *Authority) fromSVID(d *directory, now time.Time, c ostiary.Credentials)
 
 func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials) (ostiary.Subject, error) {
 	if !c.Encrypted && !c.Loopback {
-		return refuse(errors.New("a bearer token over plain HTTP from another machine"))
+		return refuse(errors.New("a token over plain HTTP from another machine"))
 	}
-	t, err := a.tokens.verify(accessToken, string(c.Bearer.Reveal()), c.Audience, now)
+	t, err := a.tokens.verify(string(c.Bearer.Reveal()), c.Audience, now)
 	if err != nil {
 		return refuse(err)
 	}
-	if why := d.revoked(t.agent, ostiary.Digest{}, t.id, t.issued, t.epoch); why != "" {
+	key, err := a.held(d, now, &t, c)
+	if err != nil {
+		return ostiary.Subject{}, err
+	}
+	if why := d.revoked(t.agent, key, t.id, t.issued, t.epoch); why != "" {
 		return refuse(errors.New(why))
 	}
 	g, err := d.stands(now, t.agent, t.mandate)
@@ -93,9 +105,61 @@ func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials
 		return refuse(errors.New("the agent's principal has changed since the token was issued"))
 	}
 	return ostiary.Subject{
-		Agent: t.agent, Principal: g.Principal, Chain: g.chain, Mandate: t.mandate,
+		Agent: t.agent, Principal: g.Principal, Chain: g.chain, Key: key, Bound: !key.IsZero(), Mandate: t.mandate, Client: t.client, Scopes: t.scopes,
 		Via: ostiary.ViaToken, Serial: t.id, Issued: t.issued, Expires: t.expires, Epoch: d.epoch,
 	}, nil
+}
+
+// held checks that a token is shown the way it is bound, and returns the key
+// that was proven: none for a bearer token. What would bind it otherwise is
+// refused: two proofs beside each other are two answers to who is asking.
+func (a *Authority) held(d *directory, now time.Time, t *token, c ostiary.Credentials) (ostiary.Digest, error) {
+	none := ostiary.Digest{}
+	no := func(why string) (ostiary.Digest, error) {
+		_, err := refuse(errors.New(why))
+		return none, err
+	}
+	switch {
+	case t.x5t != "":
+		if c.Peer == nil || !c.Verified || c.Possession != nil {
+			return no("a token bound to a certificate, on a connection without one")
+		}
+		return a.heldByCertificate(d, now, t, c)
+	case c.Peer != nil:
+		return no("a token that is not bound to the connection's certificate")
+	case t.jkt == "" && c.Possession == nil:
+		return none, nil
+	case t.jkt == "":
+		return no("a bearer token with a proof of possession")
+	case c.Possession == nil:
+		return no("a token bound to a key, without a proof of possession")
+	}
+	key, err := a.prove(c.Possession, string(c.Bearer.Reveal()), t.jkt)
+	return key.Digest, err
+}
+
+// heldByCertificate checks the certificate as if it stood alone: it must be
+// the token's, the agent's, and not have ended. See RFC 8705, section 3.
+func (a *Authority) heldByCertificate(d *directory, now time.Time, t *token, c ostiary.Credentials) (ostiary.Digest, error) {
+	p, err := a.verifyPeer(c.Peer, now)
+	if err == nil {
+		sum := sha256.Sum256(c.Peer.Raw)
+		switch {
+		case subtle.ConstantTimeCompare([]byte(base64.RawURLEncoding.EncodeToString(sum[:])), []byte(t.x5t)) != 1:
+			err = errors.New("the token is bound to another certificate")
+		case p.agent != t.agent:
+			err = errors.New("the certificate is another agent's than the token")
+		default:
+			if why := d.revoked(p.agent, p.key, p.serial, p.issued, p.epoch); why != "" {
+				err = errors.New(why)
+			}
+		}
+	}
+	if err != nil {
+		_, err := refuse(err)
+		return ostiary.Digest{}, err
+	}
+	return p.key, nil
 }
 
 // fromSelf compares pointers: the mark cannot be made by anyone else.

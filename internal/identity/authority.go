@@ -4,7 +4,8 @@
 // It is the trust domain's certificate authority (a root that may be taken
 // offline and an online intermediate), enrols agents against one-time join
 // tokens, signs short-lived X.509-SVIDs and, for clients that can only send a
-// header, bearer tokens of a few minutes, and checks every credential against
+// header, tokens of a few minutes, bound to a key wherever the client can, and
+// checks every credential against
 // the revocation epoch on every request, not only at the handshake.
 //
 // Guarantees: a Subject is returned only for a credential this authority
@@ -21,7 +22,8 @@
 // a connection.
 //
 // Follows SPIFFE-ID and X509-SVID, RFC 5280, RFC 9068 for tokens, RFC 8725
-// for how they are read, and RFC 9334 for the word posture.
+// for how they are read, RFC 9449 and RFC 8705 for what binds them to a key,
+// and RFC 9334 for the word posture.
 package identity
 
 import (
@@ -138,6 +140,7 @@ type Authority struct {
 
 	ca     *ca
 	tokens *tokens
+	proofs *proofs
 	gate   *gateway
 	peers  peers
 	self   *ostiary.Self
@@ -168,6 +171,7 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	if a.fence, err = openFence(o.Fence); err != nil {
 		return nil, err
 	}
+	a.proofs = newProofs()
 	if a.tokens, err = openTokens(o.Issuer, o.TrustDomain, o.Keys); err != nil {
 		return nil, err
 	}

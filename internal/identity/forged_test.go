@@ -315,7 +315,7 @@ func TestForgedTokens(t *testing.T) {
 	b := open(t)
 	b.enrol(t, "planner")
 	const audience = "https://gw.example/mcp"
-	token, ends, err := b.MintToken(ctx, "spiffe://test.example/agent/planner", audience, 0)
+	token, ends, err := b.mint(ctx, "spiffe://test.example/agent/planner", audience, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,6 +357,7 @@ func TestForgedTokens(t *testing.T) {
 		return string(out)
 	}
 	now := b.opts.Clock().Unix()
+	thumb := base64.RawURLEncoding.EncodeToString(make([]byte, 32))
 	// What the forger makes is refused for what it says, not for how it was made.
 	for _, text := range []string{real, b.forge(t, header, claims), b.forge(t, header, with("nbf", now-1))} {
 		s, err := b.Authenticate(ctx, show(text))
@@ -378,60 +379,73 @@ func TestForgedTokens(t *testing.T) {
 	}
 	enc := base64.RawURLEncoding.EncodeToString
 	cases := map[string]string{
-		"E08 alg none":                   enc([]byte(swap(header, "ES256", "none"))) + "." + part[1] + ".",
-		"E08 HS256 with the public key":  hmacToken(),
-		"E08 alg of another case":        b.forge(t, swap(header, "ES256", "es256"), claims),
-		"another typ":                    b.forge(t, swap(header, "at+jwt", "JWT"), claims),
-		"a mandate's typ":                b.forge(t, swap(header, "at+jwt", "ostiary-mandate+jwt"), claims),
-		"typ with application/":          b.forge(t, swap(header, "at+jwt", "application/at+jwt"), claims),
-		"unknown crit":                   b.forge(t, swap(header, `{`, `{"crit":["x"],"x":1,`), claims),
-		"jku":                            b.forge(t, swap(header, `{`, `{"jku":"https://evil.example/k",`), claims),
-		"x5u":                            b.forge(t, swap(header, `{`, `{"x5u":"https://evil.example/k",`), claims),
-		"jwk":                            b.forge(t, swap(header, `{`, `{"jwk":{},`), claims),
-		"another kid":                    b.forge(t, swap(header, `"kid":"`, `"kid":"x`), claims),
-		"alg twice":                      b.forge(t, swap(header, `{`, `{"alg":"none",`), claims),
-		"b64 false":                      b.forge(t, swap(header, `{`, `{"b64":false,`), claims),
-		"E09 no exp":                     b.forge(t, header, with("exp", nil)),
-		"E09 no aud":                     b.forge(t, header, with("aud", nil)),
-		"E09 empty aud":                  b.forge(t, header, with("aud", "")),
-		"E09 E15 two audiences":          b.forge(t, header, with("aud", []string{audience, "https://other.example"})),
-		"E09 one audience in a list":     b.forge(t, header, with("aud", []string{audience})),
-		"E09 audience prefix":            b.forge(t, header, with("aud", audience+"/x")),
-		"E09 audience of the prefix":     b.forge(t, header, with("aud", audience[:len(audience)-1])),
-		"E09 audience in another case":   b.forge(t, header, with("aud", strings.ToUpper(audience))),
-		"E09 another client":             b.forge(t, header, with("client_id", "spiffe://test.example/agent/other")),
-		"E09 azp beside it":              b.forge(t, header, with("azp", "x")),
-		"E09 iss with trailing slash":    b.forge(t, header, with("iss", "https://test.example/ostiary/")),
-		"E09 no iss":                     b.forge(t, header, with("iss", nil)),
-		"E09 nbf in the future":          b.forge(t, header, with("nbf", now+1)),
-		"E09 iat in the future":          b.forge(t, header, with("iat", now+60)),
-		"E09 exp as string":              b.forge(t, header, with("exp", fmt.Sprint(now+60))),
-		"E09 exp 1e300":                  b.forge(t, header, with("exp", json.RawMessage("1e300"))),
-		"E09 exp beyond 64 bits":         b.forge(t, header, with("exp", json.RawMessage("99999999999999999999"))),
-		"E09 exp with a fraction":        b.forge(t, header, with("exp", json.RawMessage(fmt.Sprintf("%d.5", now+60)))),
-		"E09 exp negative":               b.forge(t, header, with("exp", -1)),
-		"E09 exp null":                   b.forge(t, header, with("exp", json.RawMessage("null"))),
-		"E09 expired":                    b.forge(t, header, with("exp", now)),
-		"E09 lives too long":             b.forge(t, header, with("exp", now+601)),
-		"E11 sub twice":                  b.forge(t, header, swap(claims, `{`, `{"sub":"spiffe://test.example/agent/other",`)),
-		"E11 sub in another case":        b.forge(t, header, swap(claims, `{`, `{"Sub":"spiffe://test.example/agent/other",`)),
-		"E11 sub escaped":                b.forge(t, header, swap(claims, `{`, `{"s\u0075b":"spiffe://test.example/agent/other",`)),
-		"cnf":                            b.forge(t, header, with("cnf", map[string]string{"jkt": "x"})),
-		"nobody":                         b.forge(t, header, strings.ReplaceAll(claims, "agent/planner", "agent/nobody")),
-		"the gateway":                    b.forge(t, header, strings.ReplaceAll(claims, "agent/planner", "ostiary/gateway")),
-		"another domain":                 b.forge(t, header, strings.ReplaceAll(claims, "spiffe://test.example", "spiffe://other.example")),
-		"another principal":              b.forge(t, header, with("principal", "person:eve")),
-		"a foreign id":                   b.forge(t, header, with("jti", "00")),
-		"another id":                     b.forge(t, header, with("jti", strings.Repeat("0", 40))),
-		"padding":                        real + "=",
-		"a line end":                     real + "\n",
-		"a space":                        " " + real,
-		"two parts":                      part[0] + "." + part[1],
-		"four parts":                     real + ".x",
-		"another spelling of the bits":   real[:len(real)-1] + string(rune(real[len(real)-1])+1),
-		"JSON serialization":             `{"payload":"` + part[1] + `","protected":"` + part[0] + `","signature":"` + part[2] + `"}`,
-		"claims that are no object":      b.forge(t, header, `["sub"]`),
-		"trailing data after the claims": b.forge(t, header, claims+"{}"),
+		"E08 alg none":                    enc([]byte(swap(header, "ES256", "none"))) + "." + part[1] + ".",
+		"E08 HS256 with the public key":   hmacToken(),
+		"E08 alg of another case":         b.forge(t, swap(header, "ES256", "es256"), claims),
+		"another typ":                     b.forge(t, swap(header, "at+jwt", "JWT"), claims),
+		"a mandate's typ":                 b.forge(t, swap(header, "at+jwt", "ostiary-mandate+jwt"), claims),
+		"typ with application/":           b.forge(t, swap(header, "at+jwt", "application/at+jwt"), claims),
+		"unknown crit":                    b.forge(t, swap(header, `{`, `{"crit":["x"],"x":1,`), claims),
+		"jku":                             b.forge(t, swap(header, `{`, `{"jku":"https://evil.example/k",`), claims),
+		"x5u":                             b.forge(t, swap(header, `{`, `{"x5u":"https://evil.example/k",`), claims),
+		"jwk":                             b.forge(t, swap(header, `{`, `{"jwk":{},`), claims),
+		"another kid":                     b.forge(t, swap(header, `"kid":"`, `"kid":"x`), claims),
+		"alg twice":                       b.forge(t, swap(header, `{`, `{"alg":"none",`), claims),
+		"b64 false":                       b.forge(t, swap(header, `{`, `{"b64":false,`), claims),
+		"E09 no exp":                      b.forge(t, header, with("exp", nil)),
+		"E09 no aud":                      b.forge(t, header, with("aud", nil)),
+		"E09 empty aud":                   b.forge(t, header, with("aud", "")),
+		"E09 E15 two audiences":           b.forge(t, header, with("aud", []string{audience, "https://other.example"})),
+		"E09 one audience in a list":      b.forge(t, header, with("aud", []string{audience})),
+		"E09 audience prefix":             b.forge(t, header, with("aud", audience+"/x")),
+		"E09 audience of the prefix":      b.forge(t, header, with("aud", audience[:len(audience)-1])),
+		"E09 audience in another case":    b.forge(t, header, with("aud", strings.ToUpper(audience))),
+		"E09 no client":                   b.forge(t, header, with("client_id", "")),
+		"E09 azp beside it":               b.forge(t, header, with("azp", "x")),
+		"E09 iss with trailing slash":     b.forge(t, header, with("iss", "https://test.example/ostiary/")),
+		"E09 no iss":                      b.forge(t, header, with("iss", nil)),
+		"E09 nbf in the future":           b.forge(t, header, with("nbf", now+1)),
+		"E09 iat in the future":           b.forge(t, header, with("iat", now+60)),
+		"E09 exp as string":               b.forge(t, header, with("exp", fmt.Sprint(now+60))),
+		"E09 exp 1e300":                   b.forge(t, header, with("exp", json.RawMessage("1e300"))),
+		"E09 exp beyond 64 bits":          b.forge(t, header, with("exp", json.RawMessage("99999999999999999999"))),
+		"E09 exp with a fraction":         b.forge(t, header, with("exp", json.RawMessage(fmt.Sprintf("%d.5", now+60)))),
+		"E09 exp negative":                b.forge(t, header, with("exp", -1)),
+		"E09 exp null":                    b.forge(t, header, with("exp", json.RawMessage("null"))),
+		"E09 expired":                     b.forge(t, header, with("exp", now)),
+		"E09 lives too long":              b.forge(t, header, with("exp", now+601)),
+		"E11 sub twice":                   b.forge(t, header, swap(claims, `{`, `{"sub":"person:eve",`)),
+		"E11 sub in another case":         b.forge(t, header, swap(claims, `{`, `{"Sub":"person:eve",`)),
+		"E11 sub escaped":                 b.forge(t, header, swap(claims, `{`, `{"s\u0075b":"person:eve",`)),
+		"E11 act twice":                   b.forge(t, header, swap(claims, `{`, `{"act":{"sub":"spiffe://test.example/agent/other"},`)),
+		"no act":                          b.forge(t, header, with("act", nil)),
+		"act as a text":                   b.forge(t, header, with("act", "spiffe://test.example/agent/planner")),
+		"act with something beside":       b.forge(t, header, with("act", map[string]string{"sub": "spiffe://test.example/agent/planner", "iss": "x"})),
+		"act of a foreign chain":          b.forge(t, header, with("act", json.RawMessage(`{"sub":"spiffe://test.example/agent/planner","act":{"sub":"spiffe://other.example/agent/x"}}`))),
+		"cnf of no form":                  b.forge(t, header, with("cnf", map[string]string{"jkt": "x"})),
+		"cnf empty":                       b.forge(t, header, with("cnf", map[string]string{})),
+		"cnf twice":                       b.forge(t, header, with("cnf", map[string]string{"jkt": thumb, "x5t#S256": thumb})),
+		"cnf of another method":           b.forge(t, header, with("cnf", map[string]string{"kid": thumb})),
+		"E12 cnf without its proof":       b.forge(t, header, with("cnf", map[string]string{"jkt": thumb})),
+		"E13 cnf without its certificate": b.forge(t, header, with("cnf", map[string]string{"x5t#S256": thumb})),
+		"scope empty":                     b.forge(t, header, with("scope", "")),
+		"scope with a word twice":         b.forge(t, header, with("scope", "a a")),
+		"scope as a list":                 b.forge(t, header, with("scope", []string{"a"})),
+		"nobody":                          b.forge(t, header, strings.ReplaceAll(claims, "agent/planner", "agent/nobody")),
+		"the gateway":                     b.forge(t, header, strings.ReplaceAll(claims, "agent/planner", "ostiary/gateway")),
+		"another domain":                  b.forge(t, header, strings.ReplaceAll(claims, "spiffe://test.example", "spiffe://other.example")),
+		"another principal":               b.forge(t, header, with("sub", "person:eve")),
+		"a foreign id":                    b.forge(t, header, with("jti", "00")),
+		"another id":                      b.forge(t, header, with("jti", strings.Repeat("0", 40))),
+		"padding":                         real + "=",
+		"a line end":                      real + "\n",
+		"a space":                         " " + real,
+		"two parts":                       part[0] + "." + part[1],
+		"four parts":                      real + ".x",
+		"another spelling of the bits":    real[:len(real)-1] + string(rune(real[len(real)-1])+1),
+		"JSON serialization":              `{"payload":"` + part[1] + `","protected":"` + part[0] + `","signature":"` + part[2] + `"}`,
+		"claims that are no object":       b.forge(t, header, `["sub"]`),
+		"trailing data after the claims":  b.forge(t, header, claims+"{}"),
 	}
 	for name, text := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -464,20 +478,20 @@ func TestForgedTokens(t *testing.T) {
 	t.Run("limits of minting", func(t *testing.T) {
 		for name, f := range map[string]func() error{
 			"too long": func() error {
-				_, _, err := b.MintToken(ctx, "spiffe://test.example/agent/planner", "a", time.Hour)
+				_, _, err := b.mint(ctx, "spiffe://test.example/agent/planner", "a", time.Hour)
 				return err
 			},
 			"negative": func() error {
-				_, _, err := b.MintToken(ctx, "spiffe://test.example/agent/planner", "a", -1)
+				_, _, err := b.mint(ctx, "spiffe://test.example/agent/planner", "a", -1)
 				return err
 			},
-			"no audience": func() error { _, _, err := b.MintToken(ctx, "spiffe://test.example/agent/planner", "", 0); return err },
+			"no audience": func() error { _, _, err := b.mint(ctx, "spiffe://test.example/agent/planner", "", 0); return err },
 		} {
 			if ostiary.KindOf(f()) != ostiary.Malformed {
 				t.Error(name)
 			}
 		}
-		if _, _, err := b.MintToken(ctx, "spiffe://test.example/agent/nobody", "a", 0); ostiary.KindOf(err) != ostiary.NotFound {
+		if _, _, err := b.mint(ctx, "spiffe://test.example/agent/nobody", "a", 0); ostiary.KindOf(err) != ostiary.NotFound {
 			t.Error(err)
 		}
 	})
@@ -486,7 +500,7 @@ func TestForgedTokens(t *testing.T) {
 func FuzzBearer(f *testing.F) {
 	b := open(f)
 	b.enrol(f, "planner")
-	token, _, err := b.MintToken(f.Context(), "spiffe://test.example/agent/planner", "aud", 0)
+	token, _, err := b.mint(f.Context(), "spiffe://test.example/agent/planner", "aud", 0)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -506,7 +520,7 @@ func FuzzBearer(f *testing.F) {
 func FuzzClaims(f *testing.F) {
 	b := open(f)
 	b.enrol(f, "planner")
-	token, _, err := b.MintToken(f.Context(), "spiffe://test.example/agent/planner", "aud", 0)
+	token, _, err := b.mint(f.Context(), "spiffe://test.example/agent/planner", "aud", 0)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -105,6 +105,12 @@ func (b *bench) enrol(t testing.TB, name string) *x509.Certificate {
 	return parse(t, chain[0])
 }
 
+// mint returns a bearer token.
+func (b *bench) mint(ctx context.Context, id ostiary.AgentID, audience string, life time.Duration) (ostiary.Secret, time.Time, error) {
+	t, err := b.MintToken(ctx, identity.TokenRequest{Agent: id, Audience: audience, Life: life})
+	return t.Text, t.Expires, err
+}
+
 func svid(c *x509.Certificate) ostiary.Credentials {
 	return ostiary.Credentials{Peer: c, Verified: true, Encrypted: true}
 }
@@ -202,7 +208,7 @@ func TestAuthenticateRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, _, err := b.MintToken(ctx, good.Agent, "https://gw/mcp", 0)
+	token, _, err := b.mint(ctx, good.Agent, "https://gw/mcp", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +313,7 @@ func TestRevocation(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			token, _, err := b.MintToken(ctx, s.Agent, "aud", 0)
+			token, _, err := b.mint(ctx, s.Agent, "aud", 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -332,7 +338,7 @@ func TestRevocation(t *testing.T) {
 			if kind == identity.RevokeAgent || kind == identity.RevokeMandate {
 				_, err = b.Authenticate(ctx, ostiary.Credentials{Bearer: token, Audience: "aud", Encrypted: true})
 				refusedAs(t, err, want)
-				_, _, err = b.MintToken(ctx, s.Agent, "aud", 0)
+				_, _, err = b.mint(ctx, s.Agent, "aud", 0)
 				refusedAs(t, err, ostiary.Denied)
 			}
 			if _, err := b.Authenticate(ctx, svid(other)); err != nil {
@@ -543,7 +549,7 @@ func TestFaults(t *testing.T) {
 		if chain, _, err := b.Renew(ctx, s, csr(t, newKey(t), nil)); err == nil || chain != nil {
 			t.Fatal("an unrecorded SVID")
 		}
-		if token, _, err := b.MintToken(ctx, s.Agent, "aud", 0); err == nil || !token.IsZero() {
+		if token, _, err := b.mint(ctx, s.Agent, "aud", 0); err == nil || !token.IsZero() {
 			t.Fatal("an unrecorded token")
 		}
 		if _, err := b.Revoke(ctx, identity.Revocation{Kind: identity.RevokeAgent, Subject: string(s.Agent)}); err == nil {
@@ -560,7 +566,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	token, _, err := a.MintToken(b.Context(), s.Agent, "aud", 0)
+	token, _, err := a.mint(b.Context(), s.Agent, "aud", 0)
 	if err != nil {
 		b.Fatal(err)
 	}

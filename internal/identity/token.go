@@ -1,8 +1,8 @@
 package identity
 
 import (
+	"context"
 	"crypto/ecdsa"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -11,59 +11,32 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-
 	"github.com/ostiary/ostiary"
-	"github.com/ostiary/ostiary/internal/strictjson"
+	"github.com/ostiary/ostiary/internal/identity/jwt"
 )
 
-// maxToken bounds a bearer token: ours, with the longest SPIFFE ID twice, is
-// below 6 KiB.
-const maxToken = 8 << 10
-
-// tokenLimits bound the header and the claims of a token: flat objects of
-// short strings.
-var tokenLimits = strictjson.Limits{Bytes: maxToken, Depth: 2, Nodes: 64, Elements: 16, Literal: 32, Key: 32}
-
-// tokenKind is one row of the table of everything that is called a token
-// here. What a row does not list is refused, so no kind is accepted for
-// another, and nothing in a token chooses how the token is read. See RFC
-// 8725, sections 3.1, 3.11 and 3.12.
-type tokenKind struct {
-	typ     string                  // the header's typ, exactly
-	alg     jose.SignatureAlgorithm // the header's alg, exactly
-	texts   []string                // claims that must be there, as non-empty strings
-	numbers []string                // claims that must be there, as whole seconds since 1970
-	life    time.Duration           // from iat to exp, at most
-}
-
-// accessToken is the bearer token for clients that can do no better: bound to
-// one audience and to no key, so it has no cnf and lives minutes. See RFC
-// 9068, with the mandate and the principal added.
-var accessToken = &tokenKind{
-	typ:     "at+jwt",
-	alg:     jose.ES256,
-	texts:   []string{"iss", "aud", "sub", "client_id", "jti", "mandate", "principal"},
-	numbers: []string{"exp", "iat", "nbf"},
-	life:    MaxTokenLife,
-}
-
-// tokens signs and reads tokens with one key.
+// tokens signs and reads access tokens. What a token is, is in the table of
+// package jwt.
 type tokens struct {
 	issuer string
 	domain string
-	key    *ecdsa.PrivateKey
+	key    *ecdsa.PrivateKey // that new ones are signed with
 	kid    string
+	keys   *jwt.Set // that tokens in use were signed with, by kid
+	export []byte   // the same as a JWK set
 	read   readTokens
 }
 
 // token is what a verified token says.
 type token struct {
-	kind      *tokenKind
 	audience  string
 	agent     ostiary.AgentID
 	mandate   ostiary.MandateID
 	principal ostiary.PrincipalID
+	client    string
+	scopes    []string
+	jkt       string // thumbprint of the key it is bound to; see RFC 9449
+	x5t       string // digest of the certificate it is bound to; see RFC 8705
 	id        string
 	issued    time.Time // to the microsecond, from its id
 	epoch     uint64    // the issuer's, at that moment
@@ -77,172 +50,148 @@ func openTokens(issuer, domain string, keys Keys) (*tokens, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key token: %w", err)
 	}
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	t := &tokens{issuer: issuer, domain: domain, key: key}
+	if t.kid, err = jwt.KID(key.Public()); err != nil {
+		return nil, err
+	}
+	if t.keys, err = jwt.NewSet(&key.PublicKey); err != nil {
+		return nil, err
+	}
+	own, err := jwt.Export(&key.PublicKey)
 	if err != nil {
 		return nil, err
 	}
-	sum := ostiary.DigestOf(spki)
-	return &tokens{issuer: issuer, domain: domain, key: key, kid: base64.RawURLEncoding.EncodeToString(sum[:12])}, nil
+	t.export, err = json.Marshal(map[string][]json.RawMessage{"keys": {own}})
+	return t, err
 }
 
 // claims is how a token is written; reading goes through the strict scanner.
 type claims struct {
-	Issuer    string `json:"iss"`
-	Audience  string `json:"aud"`
-	Subject   string `json:"sub"`
-	Client    string `json:"client_id"`
-	Expires   int64  `json:"exp"`
-	Issued    int64  `json:"iat"`
-	NotBefore int64  `json:"nbf"`
-	ID        string `json:"jti"`
-	Mandate   string `json:"mandate"`
-	Principal string `json:"principal"`
+	Issuer    string        `json:"iss"`
+	Audience  string        `json:"aud"`
+	Subject   string        `json:"sub"`
+	Actor     *actor        `json:"act"`
+	Client    string        `json:"client_id"`
+	Expires   int64         `json:"exp"`
+	Issued    int64         `json:"iat"`
+	NotBefore int64         `json:"nbf"`
+	ID        string        `json:"jti"`
+	Mandate   string        `json:"mandate"`
+	Scope     string        `json:"scope,omitempty"`
+	Confirm   *confirmation `json:"cnf,omitempty"`
 }
 
-func (t *tokens) sign(k *tokenKind, c claims) (string, error) {
-	opts := (&jose.SignerOptions{}).WithType(jose.ContentType(k.typ)).WithHeader("kid", t.kid)
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: k.alg, Key: t.key}, opts)
-	if err != nil {
-		return "", err
-	}
-	body, err := json.Marshal(c)
-	if err != nil {
-		return "", err
-	}
-	jws, err := signer.Sign(body)
-	if err != nil {
-		return "", err
-	}
-	return jws.CompactSerialize()
+// actor is who acts, and for whom among the agents before it. See RFC 8693,
+// section 4.1: only the outermost counts, the rest is history.
+type actor struct {
+	Subject string `json:"sub"`
+	Actor   *actor `json:"act,omitempty"`
 }
 
-// verify reads a token of the given kind, for this audience, at this time.
-// There is no leeway: what we issue starts a little before its issue.
-func (t *tokens) verify(k *tokenKind, text, audience string, now time.Time) (token, error) {
+type confirmation struct {
+	Key         string `json:"jkt,omitempty"`
+	Certificate string `json:"x5t#S256,omitempty"`
+}
+
+// actors writes a chain, first delegate first, the other way round.
+func actors(chain []ostiary.AgentID) *actor {
+	var out *actor
+	for _, id := range chain {
+		out = &actor{string(id), out}
+	}
+	return out
+}
+
+// verify reads an access token for this audience, at this time. There is no
+// leeway: what we issue starts a little before its issue.
+func (t *tokens) verify(text, audience string, now time.Time) (token, error) {
 	if audience == "" {
 		return token{}, errors.New("the resource asked for is not known, so no audience can match")
 	}
-	if len(text) > maxToken {
+	if len(text) > jwt.MaxText {
 		return token{}, errors.New("the token is too long")
 	}
 	at := ostiary.DigestOf([]byte(text))
 	tok, ok := t.read.find(at)
-	if !ok || tok.kind != k {
-		var err error
-		if tok, err = t.open(k, text); err != nil {
+	if !ok {
+		read, err := jwt.AccessToken.Read(text, t.keys)
+		if err != nil {
+			return token{}, err
+		}
+		if tok, err = t.understand(&read); err != nil {
 			return token{}, err
 		}
 		t.read.add(at, tok)
 	}
-	return tok, k.judge(&tok, audience, now)
-}
-
-// open checks form, signature and claims, all that does not depend on when
-// and for whom.
-func (t *tokens) open(k *tokenKind, text string) (token, error) {
-	if err := t.header(k, text); err != nil {
-		return token{}, err
-	}
-	jws, err := jose.ParseSignedCompact(text, []jose.SignatureAlgorithm{k.alg})
-	if err != nil {
-		return token{}, err
-	}
-	body, err := jws.Verify(&t.key.PublicKey)
-	if err != nil {
-		return token{}, err
-	}
-	v, err := k.claims(body)
-	if err != nil {
-		return token{}, err
-	}
-	return t.understand(k, v)
-}
-
-// header checks the form of a compact token and its header before anything
-// else reads it: exactly alg, kid and typ, each with the one value it can
-// have. That leaves no room for none, another algorithm, crit, jku, jwk or
-// x5u.
-func (t *tokens) header(k *tokenKind, text string) error {
-	parts := strings.Split(text, ".")
-	if len(parts) != 3 {
-		return errors.New("not a compact token")
-	}
-	var head []byte
-	for i, p := range parts {
-		// Strict: another spelling of the same bytes is another token.
-		b, err := base64.RawURLEncoding.Strict().DecodeString(p)
-		if err != nil || strings.ContainsAny(p, "\r\n") {
-			return errors.New("the token is not base64url")
-		}
-		if i == 0 {
-			head = b
-		}
-	}
-	doc, err := strictjson.Parse(head, tokenLimits)
-	if err != nil {
-		return fmt.Errorf("token header: %w", err)
-	}
-	h := doc.Root()
-	if h.Kind() != ostiary.Object || h.Len() != 3 || !h.Get("alg").Is(string(k.alg)) || !h.Get("typ").Is(k.typ) || !h.Get("kid").Is(t.kid) {
-		return errors.New("the token's header is not that of " + k.typ)
-	}
-	return nil
-}
-
-// claims scans the claims: all of the row's, nothing else, no name twice or
-// in another case.
-func (k *tokenKind) claims(body []byte) (ostiary.Value, error) {
-	doc, err := strictjson.Parse(body, tokenLimits)
-	if err != nil {
-		return ostiary.Value{}, fmt.Errorf("token claims: %w", err)
-	}
-	v := doc.Root()
-	if v.Kind() != ostiary.Object || v.Len() != len(k.texts)+len(k.numbers) {
-		return v, errors.New("the token has claims missing or unknown")
-	}
-	for _, name := range k.texts {
-		if v.Get(name).Text() == "" {
-			return v, fmt.Errorf("the claim %s is missing or no text", name)
-		}
-	}
-	for _, name := range k.numbers {
-		// Below 2^40 no sum of times overflows.
-		if n, ok := v.Get(name).Int(); !ok || n < 0 || n > 1<<40 {
-			return v, fmt.Errorf("the claim %s is missing or no time", name)
-		}
-	}
-	return v, nil
+	return tok, tok.judge(audience, now)
 }
 
 // understand reads the claims, and refuses those no authority of this trust
 // domain would sign.
-func (t *tokens) understand(k *tokenKind, v ostiary.Value) (token, error) {
-	at := func(name string) time.Time { n, _ := v.Get(name).Int(); return time.Unix(n, 0).UTC() }
-	id, err := ostiary.ParseAgentID(v.Get("sub").Text())
-	if err != nil {
-		return token{}, err
-	}
-	s, ok := parseSerial(v.Get("jti").Text())
+func (t *tokens) understand(in *jwt.Token) (token, error) {
+	s, ok := parseSerial(in.Text("jti"))
 	tok := token{
-		kind: k, audience: v.Get("aud").Text(), agent: id, mandate: ostiary.MandateID(v.Get("mandate").Text()),
-		principal: ostiary.PrincipalID(v.Get("principal").Text()), id: s.String(), issued: s.issued(), epoch: s.epoch(),
-		iat: at("iat"), begins: at("nbf"), expires: at("exp"),
+		audience: in.Claims.Get("aud").Text(), mandate: ostiary.MandateID(in.Text("mandate")),
+		principal: ostiary.PrincipalID(in.Text("sub")), client: in.Text("client_id"), id: s.String(), issued: s.issued(), epoch: s.epoch(),
+		iat: in.Time("iat"), begins: in.Time("nbf"), expires: in.Time("exp"),
 	}
 	switch {
-	case !v.Get("iss").Is(t.issuer):
+	case in.Text("iss") != t.issuer:
 		return token{}, errors.New("the token is of another issuer")
-	case id.TrustDomain() != t.domain || !v.Get("client_id").Is(string(id)):
-		return token{}, errors.New("the token's subject and client are not one agent of this trust domain")
 	case !ok || tok.issued.Unix() != tok.iat.Unix():
 		return token{}, errors.New("the token's id is not one of ours")
-	case tok.expires.Sub(tok.iat) > k.life:
-		return token{}, errors.New("the token lives too long")
+	}
+	var err error
+	if tok.agent, err = t.acting(in.Claims.Get("act")); err != nil {
+		return token{}, err
+	}
+	if scope := in.Claims.Get("scope"); scope.Exists() {
+		if tok.scopes, err = ParseScope(scope.Text()); err != nil {
+			return token{}, err
+		}
+	}
+	if cnf := in.Claims.Get("cnf"); cnf.Exists() {
+		tok.jkt, tok.x5t = cnf.Get("jkt").Text(), cnf.Get("x5t#S256").Text()
+		if cnf.Len() != 1 || !thumbprint(tok.jkt+tok.x5t) {
+			return token{}, errors.New("the token is bound in a way that is not known")
+		}
 	}
 	return tok, nil
 }
 
+// acting reads the chain of actors: each an agent of this trust domain, and
+// nothing beside it.
+func (t *tokens) acting(v ostiary.Value) (ostiary.AgentID, error) {
+	var first ostiary.AgentID
+	for v.Exists() {
+		id, err := ostiary.ParseAgentID(v.Get("sub").Text())
+		if err != nil {
+			return "", err
+		}
+		next := v.Get("act")
+		known := 1
+		if next.Exists() {
+			known = 2
+		}
+		if v.Kind() != ostiary.Object || v.Len() != known || id.TrustDomain() != t.domain {
+			return "", errors.New("the token's actor is no agent of this trust domain")
+		}
+		if first == "" {
+			first = id
+		}
+		v = next
+	}
+	return first, nil
+}
+
+// thumbprint reports whether s is a SHA-256 in base64url.
+func thumbprint(s string) bool {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	return err == nil && len(b) == 32
+}
+
 // judge is looked at on each request: for whom, and when.
-func (k *tokenKind) judge(t *token, audience string, now time.Time) error {
+func (t *token) judge(audience string, now time.Time) error {
 	switch {
 	case t.audience != audience:
 		return errors.New("the token is for another audience")
@@ -284,3 +233,147 @@ func (r *readTokens) add(at ostiary.Digest, t token) {
 	}
 	r.young[at] = t
 }
+
+// Limits of a scope: a few words, each the name of a server with a prefix.
+const (
+	maxScope  = 4096 // bytes
+	maxScopes = 128
+)
+
+// ParseScope reads a scope: words of RFC 6749, section 3.3, with one space
+// between them, none twice.
+func ParseScope(s string) ([]string, error) {
+	words := strings.Split(s, " ")
+	bad := ostiary.Errorf(ostiary.Malformed, "scope", "a scope is words with one space between them, none twice, at most %d", maxScopes).At("scope")
+	if len(s) > maxScope || len(words) > maxScopes {
+		return nil, bad
+	}
+	seen := map[string]bool{}
+	for _, w := range words {
+		if seen[w] || !plain(w) || strings.ContainsAny(w, `"\`) {
+			return nil, bad
+		}
+		seen[w] = true
+	}
+	return words, nil
+}
+
+// TokenRequest is what a token is to say.
+type TokenRequest struct {
+	Agent    ostiary.AgentID
+	Mandate  ostiary.MandateID // that it is under; "": the agent's standing one
+	Audience string            // the one address it opens
+	Life     time.Duration     // 0: the most that is allowed
+	Client   string            // the OAuth client it is handed to; "": the agent itself
+	Scope    string            // what it is limited to beside the mandate; "": nothing more
+
+	// At most one of these binds it to a key. An unbound token is a bearer
+	// token: whoever has it is the agent, for minutes.
+	Thumbprint  string    // of a key, for DPoP; see RFC 7638
+	Certificate string    // SHA-256 of a client certificate in base64url; see RFC 8705
+	Until       time.Time // when that certificate ends; no token outlives it
+}
+
+func (r *TokenRequest) check(longest time.Duration) error {
+	bad := func(field, format string, args ...any) error {
+		return ostiary.Errorf(ostiary.Malformed, "token_"+field, format, args...).At(field)
+	}
+	r.Life = orDefault(r.Life, longest)
+	if r.Client == "" {
+		r.Client = string(r.Agent)
+	}
+	switch {
+	case r.Life < time.Second || r.Life > longest:
+		return bad("life", "a token lives at least a second and at most %s", longest)
+	case r.Audience == "" || len(r.Audience) > 2048:
+		return bad("audience", "a token is for exactly one address")
+	case len(r.Client) > 2048:
+		return bad("client", "a client's id is at most 2048 bytes")
+	case r.Thumbprint != "" && r.Certificate != "", r.Thumbprint+r.Certificate != "" && !thumbprint(r.Thumbprint+r.Certificate), r.Certificate != "" && r.Until.IsZero():
+		return bad("binding", "a token is bound to one key or one certificate, by its SHA-256 in base64url")
+	}
+	if r.Scope != "" {
+		if _, err := ParseScope(r.Scope); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Token is a token that was signed.
+type Token struct {
+	Text    ostiary.Secret
+	ID      string // its serial, by which it can be revoked
+	Expires time.Time
+}
+
+// MintToken signs an access token for an enrolled agent under one of its
+// mandates in force. An agent that was revoked gets none until it is enrolled
+// again.
+func (a *Authority) MintToken(ctx context.Context, r TokenRequest) (Token, error) {
+	if err := r.check(a.lives.Load().Token); err != nil {
+		return Token{}, err
+	}
+	d, now := a.dir.Load(), a.clock.Now()
+	g, ok := d.agents[r.Agent]
+	if !ok {
+		return Token{}, ostiary.Errorf(ostiary.NotFound, "agent", "no agent %s is enrolled", r.Agent).At("agent")
+	}
+	if r.Mandate == "" {
+		r.Mandate = g.Mandate
+	}
+	if _, err := d.stands(now, r.Agent, r.Mandate); err != nil {
+		return Token{}, err
+	}
+	if e, ok := d.ended[r.Agent]; ok && !g.Enrolled.After(e.at) {
+		return Token{}, ostiary.Errorf(ostiary.Denied, "agent_revoked", "the agent was revoked: enrol it again").At("agent")
+	}
+	s := newSerial(now, d.epoch)
+	end := now.Add(r.Life)
+	for _, most := range []time.Time{d.mandates[r.Mandate].Expires, r.Until} {
+		if !most.IsZero() && end.After(most) {
+			end = most
+		}
+	}
+	if end = end.Truncate(time.Second); !end.After(now) {
+		return Token{}, ostiary.Errorf(ostiary.Denied, "token_life", "what the token would be for ends in less than a second")
+	}
+	e := Event{What: "token", Agent: r.Agent, Principal: g.Principal, Mandate: r.Mandate, Serial: s.String(),
+		Detail: r.kind() + " for " + r.Audience + " until " + end.Format(time.RFC3339)}
+	if err := a.record(ctx, e); err != nil {
+		return Token{}, fmt.Errorf("recording the token: %w", err)
+	}
+	c := claims{
+		Issuer: a.issuer, Audience: r.Audience, Subject: string(g.Principal), Actor: actors(g.chain), Client: r.Client,
+		Expires: end.Unix(), Issued: now.Unix(), NotBefore: now.Add(-backdate).Unix(), ID: s.String(), Mandate: string(r.Mandate), Scope: r.Scope,
+	}
+	if r.Thumbprint+r.Certificate != "" {
+		c.Confirm = &confirmation{r.Thumbprint, r.Certificate}
+	}
+	text, err := jwt.AccessToken.Sign(a.tokens.key, a.tokens.kid, c)
+	return Token{Text: ostiary.NewSecret([]byte(text)), ID: s.String(), Expires: end}, err
+}
+
+// kind is what the log calls the token.
+func (r *TokenRequest) kind() string {
+	what := "a bearer token"
+	switch {
+	case r.Thumbprint != "":
+		what = "a token bound to a key"
+	case r.Certificate != "":
+		what = "a token bound to a certificate"
+	}
+	if r.Client != string(r.Agent) {
+		what += " of client " + r.Client
+	}
+	if r.Scope != "" {
+		what += " with scope " + r.Scope
+	}
+	return what
+}
+
+// TokenKeys returns the public keys that tokens are signed with, as a JWK set.
+func (a *Authority) TokenKeys() []byte { return a.tokens.export }
+
+// Issuer returns what stands in tokens as their issuer.
+func (a *Authority) Issuer() string { return a.issuer }
