@@ -10,8 +10,12 @@ import (
 	"github.com/ostiary/ostiary"
 )
 
-// validate checks the action against its pinned definition and the mandate.
+// validate checks the action against the token's scopes, its pinned definition
+// and the mandate.
 func (g *Gate) validate(r *ostiary.Request) error {
+	if err := r.Subject.CheckScope(r.Resource.Server); err != nil {
+		return err
+	}
 	if err := g.validator.Validate(&r.Action); err != nil {
 		return err
 	}

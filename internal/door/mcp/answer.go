@@ -186,7 +186,11 @@ func (a *answer) refuse(x *visit, e *ostiary.Error) {
 	h.Del(mcpwire.HeaderSessionID) // what was refused opened no session
 	switch e.Kind {
 	case ostiary.Unauthenticated:
-		h.Set("WWW-Authenticate", "Bearer")
+		h.Set("WWW-Authenticate", x.challenge(e))
+	case ostiary.Denied:
+		if e.Code == ostiary.InsufficientScope {
+			h.Set("WWW-Authenticate", x.challenge(e))
+		}
 	case ostiary.Exhausted, ostiary.Unavailable:
 		h.Set("Retry-After", strconv.Itoa(retryAfter))
 	}

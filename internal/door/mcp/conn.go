@@ -47,8 +47,15 @@ func (d *Door) credentials(r *http.Request, path string) ostiary.Credentials {
 		c.Peer, c.Verified = r.TLS.PeerCertificates[0], len(r.TLS.VerifiedChains) > 0
 	}
 	if h := r.Header.Values("Authorization"); len(h) == 1 {
-		if token, ok := bearer(h[0]); ok {
+		scheme, token, ok := bearer(h[0])
+		if ok {
 			c.Bearer = ostiary.NewSecret([]byte(token))
+		}
+		if ok && scheme == "DPoP" {
+			c.Possession = &ostiary.Possession{Method: r.Method, URL: baseOf(r) + path}
+			if proof := r.Header.Values("Dpop"); len(proof) == 1 {
+				c.Possession.Proof = proof[0]
+			}
 		}
 	}
 	return c
@@ -65,18 +72,25 @@ func remote(r *http.Request) string {
 // maxToken bounds a bearer token: ours are a few hundred bytes.
 const maxToken = 8 << 10
 
-// bearer returns the token of an Authorization value: the scheme, one space,
-// and the token68 alphabet of RFC 9110, section 11.2. A comma-joined second
-// value therefore never passes.
-func bearer(h string) (string, bool) {
-	scheme, token, ok := strings.Cut(h, " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" || len(token) > maxToken {
-		return "", false
+// bearer returns scheme and token of an Authorization value: Bearer or DPoP,
+// one space, and the token68 alphabet of RFC 9110, section 11.2. A
+// comma-joined second value therefore never passes.
+func bearer(h string) (scheme, token string, ok bool) {
+	scheme, token, ok = strings.Cut(h, " ")
+	switch {
+	case !ok || token == "" || len(token) > maxToken:
+		return "", "", false
+	case strings.EqualFold(scheme, "Bearer"):
+		scheme = "Bearer"
+	case strings.EqualFold(scheme, "DPoP"):
+		scheme = "DPoP"
+	default:
+		return "", "", false
 	}
 	for i := range len(token) {
 		if c := token[i]; !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~+/=", c) >= 0) {
-			return "", false
+			return "", "", false
 		}
 	}
-	return token, true
+	return scheme, token, true
 }

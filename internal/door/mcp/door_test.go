@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -80,11 +81,18 @@ func (w *world) Authenticate(_ context.Context, c ostiary.Credentials) (ostiary.
 	}
 	name := string(c.Bearer.Reveal())
 	if name == "" || strings.HasPrefix(name, "foreign") {
-		return ostiary.Subject{}, ostiary.Errorf(ostiary.Unauthenticated, "no_credential", "why is secret")
+		code := map[string]string{"foreign-proof": "dpop_proof", "foreign-nonce": "use_dpop_nonce"}[name]
+		return ostiary.Subject{}, ostiary.Errorf(ostiary.Unauthenticated, cmp.Or(code, "no_credential"), "why is secret")
+	}
+	var scopes []string
+	if name == "scoped" {
+		scopes = []string{"mcp", "server:docs"}
 	}
 	agent := ostiary.AgentID("spiffe://test/agent/" + name)
-	return ostiary.Subject{Agent: agent, Principal: "person:" + ostiary.PrincipalID(name), Key: ostiary.DigestOf([]byte(name)), Mandate: "m1", Chain: []ostiary.AgentID{agent}, Via: ostiary.ViaToken}, nil
+	return ostiary.Subject{Agent: agent, Principal: "person:" + ostiary.PrincipalID(name), Key: ostiary.DigestOf([]byte(name)), Mandate: "m1", Chain: []ostiary.AgentID{agent}, Via: ostiary.ViaToken, Scopes: scopes}, nil
 }
+
+func (w *world) ProofNonce() string { return "fresh-nonce" }
 
 // Handle notes the call on its way to the gate.
 func (w *world) Handle(ctx context.Context, call gate.Call) (*gate.Reply, error) {

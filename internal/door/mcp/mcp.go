@@ -50,6 +50,8 @@ type Gate interface {
 // use.
 type Identity interface {
 	Authenticate(ctx context.Context, c ostiary.Credentials) (ostiary.Subject, error)
+	// ProofNonce returns what a client's next proof of possession must hold.
+	ProofNonce() string
 }
 
 // Containments knows how far agents, tools and servers are cut off, as the
@@ -107,6 +109,9 @@ type Options struct {
 	// Hosts are further values of the Host header to accept, with the port
 	// as clients send it. Against DNS rebinding.
 	Hosts []string
+	// SignIn is the issuer that clients are sent to when they have no token:
+	// the address of the authorization server. Empty: nobody is sent.
+	SignIn string
 	// Origins are values of the Origin header to accept. A page of such an
 	// origin can use whatever credentials its visitor's browser sends.
 	Origins []string
@@ -130,6 +135,7 @@ type Door struct {
 	visible  Visibility
 	settings atomic.Pointer[settings]
 	audience string
+	signIn   string
 	hosts    map[string]bool
 	sealer   Sealer
 	longest  time.Duration
@@ -162,7 +168,7 @@ func New(o Options) (*Door, error) {
 	}
 	d := &Door{
 		gate: o.Gate, identity: o.Identity, catalog: o.Catalog, visible: o.Visible,
-		audience: o.PublicURL, hosts: map[string]bool{strings.ToLower(u.Host): true},
+		audience: o.PublicURL, signIn: o.SignIn, hosts: map[string]bool{strings.ToLower(u.Host): true},
 		sealer: o.Sealer, longest: o.Longest, standing: o.Containments, boot: make([]byte, 16), spent: newSpent(o.Clock), clock: o.Clock, log: o.Logger,
 		routes: routes(), methods: methods(),
 		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock), bodies: newBodies(), calls: newCalls(),

@@ -88,6 +88,10 @@ func shapeOf(e *ostiary.Error) shape {
 			return s
 		}
 	}
+	if e.Kind == ostiary.Denied && e.Code == ostiary.InsufficientScope {
+		// A client asks for more only if HTTP itself says so.
+		return shape{http.StatusForbidden, http.StatusForbidden, mcpwire.CodeDenied, false}
+	}
 	if s, ok := shapes()[e.Kind]; ok {
 		return s
 	}

@@ -44,7 +44,13 @@ func routes() []route {
 // is answered, not passed on: net/http would print what it holds.
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.EscapedPath()
+	if d.metadata(w, r, path) {
+		return
+	}
 	x := &visit{door: d, r: r, out: newAnswer(w), creds: d.credentials(r, path), version: "http"}
+	if x.creds.Possession != nil {
+		x.out.header().Set("DPoP-Nonce", d.identity.ProofNonce())
+	}
 	defer x.out.finish()
 	defer func() {
 		if p := recover(); p != nil {
@@ -95,7 +101,7 @@ func (d *Door) find(method, path string, x *visit) (*route, *ostiary.Error) {
 
 // single lists the headers that something is compared with or decided by: a
 // second value is an attempt to be read twice, differently.
-var single = []string{"Authorization", "Content-Type", "Content-Encoding", "Content-Length", "Origin", "Mcp-Protocol-Version", "Mcp-Method", "Mcp-Name", "Mcp-Session-Id", "Last-Event-Id"}
+var single = []string{"Authorization", "Dpop", "Content-Type", "Content-Encoding", "Content-Length", "Origin", "Mcp-Protocol-Version", "Mcp-Method", "Mcp-Name", "Mcp-Session-Id", "Last-Event-Id"}
 
 // admit checks the HTTP side of a request. Nothing here grants anything.
 func (d *Door) admit(r *http.Request, rt *route) *ostiary.Error {
@@ -132,8 +138,8 @@ func (d *Door) admit(r *http.Request, rt *route) *ostiary.Error {
 		return bad("upgrade", "Upgrade", "connections cannot be upgraded here")
 	}
 	if h := r.Header.Values("Authorization"); len(h) == 1 {
-		if _, ok := bearer(h[0]); !ok {
-			return bad("authorization", "Authorization", "want the word Bearer, a space, and one token")
+		if scheme, _, ok := bearer(h[0]); !ok || scheme == "DPoP" && len(r.Header.Values("Dpop")) != 1 {
+			return bad("authorization", "Authorization", "want the word Bearer or DPoP, a space, and one token; DPoP with one proof in the header DPoP")
 		}
 	}
 	return admitBody(r, rt)
