@@ -33,6 +33,7 @@ import (
 	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/keyring"
+	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/mandate"
 	"github.com/ostiary/ostiary/internal/policy"
 	"github.com/ostiary/ostiary/internal/provenance"
@@ -58,6 +59,7 @@ type Daemon struct {
 	cfg   *Config // as the gateway started with; see Reload
 	log   *slog.Logger
 	clock func() time.Time
+	files ledger.FS
 
 	confirming bool // the fence of a restored data folder is being taken down
 
@@ -91,8 +93,18 @@ type Daemon struct {
 
 // Open builds a gateway from its configuration: everything that can be wrong
 // with keys, store, log, policy or addresses is found here. Close it, or Run it.
-func Open(ctx context.Context, cfg *Config, log *slog.Logger) (_ *Daemon, err error) {
-	d := &Daemon{cfg: cfg, log: log, clock: time.Now, started: time.Now()}
+func Open(ctx context.Context, cfg *Config, log *slog.Logger) (*Daemon, error) {
+	return open(ctx, cfg, log, machine{ledger.OS{}, time.Now})
+}
+
+// machine is what a gateway stands on and tests let fail.
+type machine struct {
+	files ledger.FS // under the logs
+	clock func() time.Time
+}
+
+func open(ctx context.Context, cfg *Config, log *slog.Logger, on machine) (_ *Daemon, err error) {
+	d := &Daemon{cfg: cfg, log: log, clock: on.clock, files: on.files, started: time.Now()}
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -166,7 +178,7 @@ func (d *Daemon) openKeys(context.Context) (err error) {
 }
 
 func (d *Daemon) openLog(ctx context.Context) (err error) {
-	if d.journal, err = openJournal(ctx, d.cfg, d.ring, d.store, d.clock, d.log); err != nil {
+	if d.journal, err = openJournal(ctx, d.cfg, d.ring, d.store, d.files, d.clock, d.log); err != nil {
 		return err
 	}
 	d.onClose(d.journal.Close)

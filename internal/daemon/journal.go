@@ -56,7 +56,7 @@ func (s controlState) Revision(ctx context.Context) (epoch, revision uint64, err
 	return s.epoch, revision, err
 }
 
-func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store.SQL, clock func() time.Time, log *slog.Logger) (_ *journal, err error) {
+func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store.SQL, files ledger.FS, clock func() time.Time, log *slog.Logger) (_ *journal, err error) {
 	run, stop := context.WithCancel(context.Background())
 	j := &journal{indexes: map[*ledger.Log]*indexed{}, stop: stop}
 	defer func() {
@@ -80,7 +80,7 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 		}
 		l, err := ledger.Open(ctx, ledger.Options{
 			Dir: filepath.Join(cfg.Data, "log", dir), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: controlState{db, epoch},
-			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Longest: time.Duration(cfg.Ledger.MaxActionTime) + settleMargin, Clock: clock, Logger: log.With("log", name),
+			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Longest: time.Duration(cfg.Ledger.MaxActionTime) + settleMargin, FS: files, Clock: clock, Logger: log.With("log", name),
 		})
 		if err != nil {
 			return nil, err
