@@ -661,9 +661,9 @@ func (s *stand) mint(name string) error {
 	if err != nil {
 		return err
 	}
-	token, _, err := s.d.authority.MintToken(s.Context(), id, s.d.Endpoint(), 0)
+	token, err := s.d.authority.MintToken(s.Context(), identity.TokenRequest{Agent: id, Audience: s.d.Endpoint()})
 	if err == nil {
-		s.tokens[name] = string(token.Reveal())
+		s.tokens[name] = string(token.Text.Reveal())
 	}
 	return err
 }
