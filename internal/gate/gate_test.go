@@ -474,7 +474,7 @@ func TestCeilings(t *testing.T) {
 // A clearance is redeemed once at most, whoever holds it (law 4).
 func TestClearanceOpensOnce(t *testing.T) {
 	var zero gate.Clearance
-	if _, err := zero.Redeem(); ostiary.KindOf(err) != ostiary.Denied {
+	if _, err := zero.Redeem(); ostiary.KindOf(err) != ostiary.Denied || ostiary.AsError(err).Code != "no_clearance" {
 		t.Errorf("the zero clearance: %v", err)
 	}
 	c := gatetest.Clear(call())

@@ -3,6 +3,7 @@ package gate_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -258,6 +259,12 @@ func TestFailClosedMatrix(t *testing.T) {
 	}
 	if n < 70 {
 		t.Errorf("only %d cells", n)
+	}
+	// Reasons that only a neighbour who makes no sense produces.
+	for _, code := range []string{"authenticate_nobody", "confirm_nobody", "decide_unsound", "resolve_astray", "record_unproven"} {
+		if codes[code] == nil {
+			t.Errorf("no cell was refused with %q: %v", code, slices.Sorted(maps.Keys(codes)))
+		}
 	}
 	for code, of := range codes {
 		if at := func(s string) string { return strings.SplitN(s, "/", 2)[0] }; slices.ContainsFunc(of, func(s string) bool { return !sameReason(at(s), at(of[0])) }) {

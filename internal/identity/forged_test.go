@@ -234,7 +234,7 @@ func TestJoinTokens(t *testing.T) {
 		join := b.join(t, "planner")
 		b.pass(identity.DefaultJoinLife)
 		_, _, err := b.Enrol(ctx, join, good)
-		refusedAs(t, err, ostiary.Denied)
+		refusedAs(t, err, ostiary.Denied, "join_token_expired")
 	})
 	join := b.join(t, "second")
 	bare, print, _ := strings.Cut(join, ".")

@@ -355,7 +355,7 @@ func TestEndpoints(t *testing.T) {
 		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
 		b.Handler().ServeHTTP(w, r)
-		if w.Code != 403 {
+		if w.Code != 403 || !strings.Contains(w.Body.String(), "tls_required") {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}
 	})
@@ -367,7 +367,7 @@ func TestEndpoints(t *testing.T) {
 			r.TLS = &tls.ConnectionState{}
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)
-			if w.Code == 429 {
+			if w.Code == 429 && strings.Contains(w.Body.String(), "enrol_rate") {
 				limited++
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -117,7 +118,7 @@ func svid(c *x509.Certificate) ostiary.Credentials {
 
 // refusedAs fails unless err is of the kind and its visible part says nothing
 // of the cause.
-func refusedAs(t *testing.T, err error, kind ostiary.Kind) {
+func refusedAs(t *testing.T, err error, kind ostiary.Kind, codes ...string) {
 	t.Helper()
 	if err == nil {
 		t.Fatal("it was accepted")
@@ -125,6 +126,9 @@ func refusedAs(t *testing.T, err error, kind ostiary.Kind) {
 	e := ostiary.AsError(err)
 	if e.Kind != kind {
 		t.Fatalf("refused as %s: %v; want %s", e.Kind, err, kind)
+	}
+	if len(codes) > 0 && !slices.Contains(codes, e.Code) {
+		t.Fatalf("refused with %q, want one of %q", e.Code, codes)
 	}
 	if kind == ostiary.Unauthenticated && e.Err != nil && strings.Contains(e.Detail, e.Err.Error()) {
 		t.Fatalf("the reason is shown: %q", e.Detail)
@@ -293,7 +297,7 @@ func TestTimes(t *testing.T) {
 		}
 		b.pass(identity.DefaultMandateLife)
 		_, err = b.Authenticate(ctx, ostiary.Credentials{Held: &live})
-		refusedAs(t, err, ostiary.Denied)
+		refusedAs(t, err, ostiary.Denied, "mandate_ended")
 	})
 	t.Run("an SVID does not outlive its mandate", func(t *testing.T) {
 		b := open(t, func(o *identity.Options) { o.MandateLife = 5 * time.Minute })
@@ -339,7 +343,7 @@ func TestRevocation(t *testing.T) {
 				_, err = b.Authenticate(ctx, ostiary.Credentials{Bearer: token, Audience: "aud", Encrypted: true})
 				refusedAs(t, err, want)
 				_, _, err = b.mint(ctx, s.Agent, "aud", 0)
-				refusedAs(t, err, ostiary.Denied)
+				refusedAs(t, err, ostiary.Denied, map[identity.RevocationKind]string{identity.RevokeAgent: "agent_revoked", identity.RevokeMandate: "mandate_ended"}[kind])
 			}
 			if _, err := b.Authenticate(ctx, svid(other)); err != nil {
 				t.Fatalf("another agent is refused too: %v", err)
@@ -373,7 +377,7 @@ func TestRevocation(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _, err = b.Enrol(ctx, b.join(t, "planner"), csr(t, key, nil))
-		refusedAs(t, err, ostiary.Denied)
+		refusedAs(t, err, ostiary.Denied, "key_revoked")
 	})
 	t.Run("elsewhere", func(t *testing.T) {
 		b := open(t)
@@ -403,7 +407,7 @@ func TestRevocation(t *testing.T) {
 			t.Errorf("after: %s", got)
 		}
 		_, _, err := b.Enrol(ctx, kept, csr(t, newKey(t), nil))
-		refusedAs(t, err, ostiary.Unauthenticated)
+		refusedAs(t, err, ostiary.Unauthenticated, "join_token_revoked")
 		_, err = b.Authenticate(ctx, svid(cert))
 		refusedAs(t, err, ostiary.Unauthenticated)
 		b.pass(time.Second)
@@ -444,7 +448,7 @@ func TestDisabledAndChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = b.Authenticate(ctx, svid(cert))
-	refusedAs(t, err, ostiary.Denied)
+	refusedAs(t, err, ostiary.Denied, "agent_disabled")
 	b.registry.Change(s.Agent, func(r *identity.AgentRecord) { r.Disabled, r.Principal = false, "person:eve" })
 	if err := b.Refresh(ctx); err != nil {
 		t.Fatal(err)

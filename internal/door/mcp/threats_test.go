@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -480,6 +481,9 @@ func checkNested(t *testing.T, w *world, ok bool) {
 	for _, e := range w.entries {
 		if e.Kind == ostiary.KindOutcome && e.Parent == intent {
 			n++
+			if reasons := []string{"capability", "elicitation_secret", "elicitation_origin", "elicitation_url", "asks_unknown"}; !ok && !slices.Contains(reasons, e.Code) {
+				t.Errorf("refused with %q, want one of %q", e.Code, reasons)
+			}
 			if want := map[bool]ostiary.Disposition{true: ostiary.Delivered, false: ostiary.Refused}[ok]; e.Disposition != want {
 				t.Errorf("recorded as %s, want %s", e.Disposition, want)
 			}
