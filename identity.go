@@ -145,6 +145,7 @@ type Credentials struct {
 	Encrypted  bool              // the connection is TLS under the gateway's own certificate
 	Self       *Self             // set for calls the gateway makes on its own behalf
 	Held       *Subject          // set when a held call restarts: the subject it was held for
+	Mandate    MandateID         // the mandate the caller asks to act under; "" is its standing one, or its token's
 	Remote     string            // address of the far end, for counting entries only
 }
 

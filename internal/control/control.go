@@ -12,6 +12,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"log/slog"
@@ -155,7 +156,7 @@ func RecordEvent(changes Changes, clock func() time.Time) func(context.Context, 
 		_, err := changes.Append(ctx, &ostiary.Entry{
 			Kind: ostiary.KindChange, Time: clock(), Action: e.What, Code: "ok", Permit: true,
 			Agent: e.Agent, Principal: e.Principal, Mandate: e.Mandate,
-			Payload: ostiary.Payload{Detail: []byte(detailJSON(map[string]string{"text": e.Detail, "serial": e.Serial, "by": by(ctx)}))},
+			Payload: ostiary.Payload{Detail: []byte(detailJSON(map[string]string{"text": e.Detail, "serial": e.Serial, "by": cmp.Or(e.By, by(ctx)), "mandate": e.JWS}))},
 		})
 		return err
 	}

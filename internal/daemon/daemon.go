@@ -228,11 +228,20 @@ func (d *Daemon) openIdentity(ctx context.Context) error {
 	}
 	d.authority, err = identity.Open(ctx, identity.Options{
 		TrustDomain: d.cfg.TrustDomain, Dir: d.cfg.identityDir(), Fence: filepath.Join(d.cfg.Data, "identity"), Lease: d.lease(), Keys: d.ring, Registry: d.store, Mandates: mandates,
+		Groups: d.groups,
 		Record: control.RefuseSuspended(d.contained, control.RecordEvent(d.journal.deployment, d.clock)), Clock: d.clock, Log: d.log,
 		SVIDLife: time.Duration(d.cfg.Identity.SVIDLife), TokenLife: time.Duration(d.cfg.Identity.TokenLife), MandateLife: time.Duration(d.cfg.Identity.MandateLife),
 		Grace: grace(*d.cfg.Identity.ReturnWithin), Hosts: d.cfg.Listen.Names, Refused: d.stranger,
 	})
 	return err
+}
+
+// groups answers for the authority; before there is a policy nothing is in any.
+func (d *Daemon) groups(action string) []string {
+	if d.engine == nil {
+		return nil
+	}
+	return d.engine.Groups(action)
 }
 
 // grace is the authority's word for return_within, where negative is off.

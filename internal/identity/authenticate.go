@@ -69,15 +69,18 @@ func (a *Authority) fromSVID(d *directory, now time.Time, c ostiary.Credentials)
 	if why := d.revoked(p.agent, p.key, p.serial, p.issued, p.epoch); why != "" {
 		return refuse(errors.New(why))
 	}
-	g, err := d.stands(now, p.agent, "")
+	g, err := d.stands(now, p.agent, c.Mandate)
 	if err != nil {
 		return ostiary.Subject{}, err
+	}
+	if g.link.Kind == ostiary.StandingMandate && g.link.ID != g.Mandate {
+		return ostiary.Subject{}, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the standing mandate named is not the agent's present one")
 	}
 	if p.issued.Before(g.moved) {
 		return refuse(errors.New("the agent's principal has changed since the certificate was issued"))
 	}
 	return ostiary.Subject{
-		Agent: p.agent, Principal: g.Principal, Chain: g.chain, Key: p.key, Bound: true, Mandate: g.Mandate,
+		Agent: p.agent, Principal: g.Principal, Chain: g.chain, Key: p.key, Bound: true, Mandate: g.link.ID,
 		Via: ostiary.ViaSVID, Serial: p.serial, Issued: p.issued, Expires: p.ends, Epoch: d.epoch,
 	}, nil
 }
@@ -96,6 +99,9 @@ func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials
 	}
 	if why := d.revoked(t.agent, key, t.id, t.issued, t.epoch); why != "" {
 		return refuse(errors.New(why))
+	}
+	if c.Mandate != "" && c.Mandate != t.mandate {
+		return ostiary.Subject{}, ostiary.Errorf(ostiary.Denied, "mandate_other", "the token is for another mandate than the request names")
 	}
 	g, err := d.stands(now, t.agent, t.mandate)
 	if err != nil {
@@ -193,28 +199,4 @@ func (a *Authority) fromHeld(d *directory, now time.Time, h *ostiary.Subject) (o
 	s := *h
 	s.Via, s.Epoch = ostiary.ViaHeld, d.epoch
 	return s, nil
-}
-
-// stands returns the agent if it may act now: enrolled, not disabled, and its
-// mandate ("" is its standing one) in force.
-func (d *directory) stands(now time.Time, id ostiary.AgentID, m ostiary.MandateID) (*agent, error) {
-	g, ok := d.agents[id]
-	if !ok {
-		_, err := refuse(errors.New("the agent is not enrolled"))
-		return nil, err
-	}
-	if g.Disabled {
-		return nil, ostiary.Errorf(ostiary.Denied, "agent_disabled", "this agent is disabled")
-	}
-	if m == "" {
-		m = g.Mandate
-	}
-	s, ok := d.mandates[m]
-	if !ok || d.undone[m] || s.Agent != id {
-		return nil, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the mandate this agent acts under is revoked or unknown")
-	}
-	if now.Before(s.NotBefore) || !now.Before(s.Expires) {
-		return nil, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the mandate this agent acts under is not in force now: enrol the agent again")
-	}
-	return g, nil
 }

@@ -11,7 +11,7 @@
 // Guarantees: a Subject is returned only for a credential this authority
 // issued, that has not ended by a clock which never runs backwards, whose
 // agent, key, serial number and mandate have not been revoked, and whose
-// mandate is in force. Certificates hold what policy grants and nothing a
+// mandate is in force with its whole chain. Certificates hold what policy grants and nothing a
 // signing request asks for. Callers who prove nothing are never told why.
 //
 // Trusts: the keys it is given, the directory its certificates lie in, and
@@ -77,11 +77,13 @@ type Mandates interface {
 
 // Event is a change the authority is about to make or hand out.
 type Event struct {
-	What      string // "join_token", "enrol", "renew", "return", "token", "revoke"
+	What      string // "join_token", "enrol", "renew", "return", "token", "revoke", "mandate", "derive", "grant", "break_glass", "renew_mandate", "complete", "revoke_mandate", "review"
 	Agent     ostiary.AgentID
 	Principal ostiary.PrincipalID
 	Mandate   ostiary.MandateID
 	Serial    string // of the credential, if there is one
+	JWS       string // of a mandate that is given: its signed form
+	By        string // who gave, ended or reviewed a mandate, "" if that is nobody in particular
 	Detail    string // one sentence for people
 }
 
@@ -103,6 +105,10 @@ type Options struct {
 	// it came from: nobody authenticated, so there is no entry of its own.
 	// The codes are a short closed list. nil: it is only logged.
 	Refused func(source, code string)
+
+	// Groups returns the groups of policy that an action is in now. nil:
+	// none is known, so an agent can only derive what its own mandate names.
+	Groups func(action string) []string
 
 	Clock       func() time.Time // nil: time.Now
 	Log         *slog.Logger     // nil: discarded
@@ -132,6 +138,8 @@ type Authority struct {
 	mandates Mandates
 	record   func(ctx context.Context, e Event) error
 	refused  func(source, code string)
+	groups   func(action string) []string
+	derived  pacer
 	noted    *rate.Limiter // of log lines about strangers
 	clock    *clock
 	log      *slog.Logger
@@ -158,7 +166,7 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 		return nil, err
 	}
 	a := &Authority{
-		domain: o.TrustDomain, issuer: o.Issuer, registry: o.Registry, mandates: o.Mandates, record: o.Record, refused: o.Refused,
+		domain: o.TrustDomain, issuer: o.Issuer, registry: o.Registry, mandates: o.Mandates, record: o.Record, refused: o.Refused, groups: o.Groups,
 		noted: rate.NewLimiter(noteRate, noteBurst),
 		clock: &clock{read: o.Clock}, log: o.Log, lease: o.Lease,
 	}
@@ -209,6 +217,9 @@ func (o *Options) complete() error {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Groups == nil {
+		o.Groups = func(string) []string { return nil }
 	}
 	if o.Refused == nil {
 		o.Refused = func(string, string) {}

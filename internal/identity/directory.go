@@ -21,8 +21,9 @@ type directory struct {
 	epoch    uint64
 	loaded   time.Time
 	agents   map[ostiary.AgentID]*agent
-	mandates map[ostiary.MandateID]standing
-	ended    map[ostiary.AgentID]ending // the newest revocation of each agent
+	mandates map[ostiary.MandateID]*footing // those that may be in force: what is not here is not
+	ended    map[ostiary.AgentID]ending     // the newest revocation of each agent
+	left     map[ostiary.PrincipalID]uint64 // the epoch of the newest revocation of each person
 	serials  map[string]bool
 	keys     map[string]bool
 	undone   map[ostiary.MandateID]bool
@@ -31,14 +32,7 @@ type directory struct {
 // agent is a record with what would otherwise be made anew on each request.
 type agent struct {
 	AgentRecord
-	chain []ostiary.AgentID // the agent alone; shared, so nobody appends to it
-	moved time.Time         // since when it acts for its principal; zero if it never acted for another
-}
-
-// standing is a verified mandate and the text it was verified from.
-type standing struct {
-	ostiary.Mandate
-	jws string
+	moved time.Time // since when it acts for its principal; zero if it never acted for another
 }
 
 type ending struct {
@@ -61,7 +55,7 @@ func (a *Authority) Refresh(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the agents: %w", err)
 	}
-	mandates, err := a.registry.Mandates(ctx)
+	mandates, err := a.registry.Mandates(ctx, now)
 	if err != nil {
 		return fmt.Errorf("reading the mandates: %w", err)
 	}
@@ -76,15 +70,16 @@ func (a *Authority) Refresh(ctx context.Context) error {
 	d := &directory{
 		epoch: epoch, loaded: now,
 		agents:   make(map[ostiary.AgentID]*agent, len(agents)),
-		mandates: make(map[ostiary.MandateID]standing, len(mandates)),
+		mandates: make(map[ostiary.MandateID]*footing, len(mandates)),
 	}
 	for _, r := range agents {
 		r.Roles = slices.Clone(r.Roles)
-		d.agents[r.ID] = &agent{AgentRecord: r, chain: []ostiary.AgentID{r.ID}}
+		d.agents[r.ID] = &agent{AgentRecord: r}
 	}
 	a.readMandates(d, mandates)
 	d.readMoves()
 	d.readRevocations(revocations)
+	d.settle(a.dir.Load())
 	a.dir.Store(d)
 	return nil
 }
@@ -100,37 +95,14 @@ func (a *Authority) Confirm(at time.Time) {
 	}
 }
 
-// readMandates verifies each stored mandate, once: its signed form is the
-// truth, the columns beside it must agree. One that does not verify is left
-// out, so that whoever stands on it is refused and nobody else is.
-func (a *Authority) readMandates(d *directory, records []MandateRecord) {
-	old := a.dir.Load()
-	for _, r := range records {
-		if old != nil {
-			if s, ok := old.mandates[r.ID]; ok && s.jws == r.JWS && s.Agent == r.Agent {
-				d.mandates[r.ID] = s
-				continue
-			}
-		}
-		m, _, err := a.mandates.Verify(r.JWS)
-		if err == nil && (m.ID != r.ID || m.Agent != r.Agent || m.ID == GatewayMandate) {
-			err = errors.New("the row and the signed mandate differ")
-		}
-		if err != nil {
-			a.log.Error("a stored mandate does not verify and is not used", "mandate", string(r.ID), "agent", string(r.Agent), "error", err)
-			continue
-		}
-		d.mandates[r.ID] = standing{m, r.JWS}
-	}
-}
-
 // readMoves finds out since when each agent acts for its present principal:
 // from the first standing mandate after the last one of another. A
 // certificate says nothing of the principal, so one that is older was issued
 // to act for somebody else.
 func (d *directory) readMoves() {
 	last := map[ostiary.AgentID]time.Time{} // begin of the last mandate of another principal
-	for _, m := range d.mandates {
+	for _, f := range d.mandates {
+		m := &f.link
 		if g, ok := d.agents[m.Agent]; ok && m.Kind == ostiary.StandingMandate && m.Principal != g.Principal && m.NotBefore.After(last[m.Agent]) {
 			last[m.Agent] = m.NotBefore
 		}
@@ -138,7 +110,8 @@ func (d *directory) readMoves() {
 	for id := range last {
 		d.agents[id].moved = d.agents[id].Enrolled.Truncate(time.Microsecond) // exact to what serial numbers tell, if the present enrolment changed it
 	}
-	for _, m := range d.mandates {
+	for _, f := range d.mandates {
+		m := &f.link
 		other, moved := last[m.Agent]
 		g := d.agents[m.Agent]
 		if !moved || m.Kind != ostiary.StandingMandate || m.Principal != g.Principal || m.ID == g.Mandate || m.NotBefore.Before(other) {
@@ -153,7 +126,7 @@ func (d *directory) readMoves() {
 const gatewayPrincipal ostiary.PrincipalID = "service:ostiary"
 
 func (d *directory) readRevocations(all []Revocation) {
-	d.ended = map[ostiary.AgentID]ending{}
+	d.ended, d.left = map[ostiary.AgentID]ending{}, map[ostiary.PrincipalID]uint64{}
 	d.serials, d.keys, d.undone = map[string]bool{}, map[string]bool{}, map[ostiary.MandateID]bool{}
 	for _, r := range all {
 		switch r.Kind {
@@ -169,6 +142,9 @@ func (d *directory) readRevocations(all []Revocation) {
 			d.serials[r.Subject] = true
 		case RevokeKey:
 			d.keys[r.Subject] = true
+		case RevokePerson:
+			p := ostiary.PrincipalID(r.Subject)
+			d.left[p] = max(d.left[p], r.Epoch)
 		case RevokeMandate:
 			d.undone[ostiary.MandateID(r.Subject)] = true
 		}
@@ -231,15 +207,15 @@ func (a *Authority) Agents() []AgentRecord {
 	return out
 }
 
-// Mandate returns a mandate in force as of the last Refresh: verified, not
-// revoked. Whether it covers an action now is for [ostiary.Mandate.Covers].
+// Mandate returns what a mandate in force as of the last Refresh allows, with
+// its whole chain: verified, no link of it ended. Whether it covers an action
+// now is for [ostiary.Mandate.Covers].
 func (a *Authority) Mandate(id ostiary.MandateID) (ostiary.Mandate, bool) {
-	d := a.dir.Load()
-	m, ok := d.mandates[id]
-	if !ok || d.undone[id] {
+	f, ok := a.dir.Load().mandates[id]
+	if !ok || f.over != "" {
 		return ostiary.Mandate{}, false
 	}
-	return m.Mandate, true
+	return f.effective, true
 }
 
 // Posture returns what is known of the agent's workload. An agent enrolled by
@@ -272,6 +248,8 @@ func (a *Authority) Revoke(ctx context.Context, r Revocation) (epoch uint64, err
 	switch r.Kind {
 	case RevokeAgent:
 		e.Agent = ostiary.AgentID(r.Subject)
+	case RevokePerson:
+		e.Principal = ostiary.PrincipalID(r.Subject)
 	case RevokeMandate:
 		e.Mandate = ostiary.MandateID(r.Subject)
 	case RevokeSerial:
@@ -294,13 +272,15 @@ func (r *Revocation) check() error {
 		ok = err == nil
 	case RevokeSerial:
 		_, ok = parseSerial(r.Subject)
+	case RevokePerson:
+		ok = isPrincipal(ostiary.PrincipalID(r.Subject))
 	case RevokeKey:
 		d, err := ostiary.ParseDigest(r.Subject)
 		ok = err == nil && !d.IsZero()
 	case RevokeMandate:
 		ok = ok && len(r.Subject) <= 256
 	default:
-		return ostiary.Errorf(ostiary.Malformed, "revocation_kind", "%q cannot be revoked: agent, serial, key or mandate", r.Kind).At("kind")
+		return ostiary.Errorf(ostiary.Malformed, "revocation_kind", "%q cannot be revoked: agent, person, mandate, key or serial", r.Kind).At("kind")
 	}
 	if !ok {
 		return ostiary.Errorf(ostiary.Malformed, "revocation_subject", "%q names no %s", r.Subject, r.Kind).At("subject")

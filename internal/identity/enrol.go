@@ -75,7 +75,7 @@ func (a *Authority) checkJoin(t *JoinToken) error {
 	if strings.HasPrefix(string(id), "spiffe://"+a.domain+reservedPath) {
 		return bad("agent", "names below "+reservedPath+" are the gateway's own")
 	}
-	if kind, name, ok := strings.Cut(string(t.Principal), ":"); !ok || kind == "" || name == "" || !plain(string(t.Principal)) {
+	if !isPrincipal(t.Principal) {
 		return bad("principal", "a principal is a kind, a colon and a name, for example person:dana")
 	}
 	if t.Zone == "" {
@@ -87,6 +87,9 @@ func (a *Authority) checkJoin(t *JoinToken) error {
 	if !plain(t.Zone) || !plain(t.Owner) || len(t.Roles) > maxRoles {
 		return bad("owner", fmt.Sprintf("an owner and a zone are short words, and there are at most %d roles", maxRoles))
 	}
+	if err := a.checkTerms(t); err != nil {
+		return err
+	}
 	t.Roles = slices.Clone(t.Roles)
 	slices.Sort(t.Roles)
 	t.Roles = slices.Compact(t.Roles)
@@ -96,6 +99,22 @@ func (a *Authority) checkJoin(t *JoinToken) error {
 		}
 	}
 	return nil
+}
+
+// checkTerms refuses terms that would make no mandate while there is still
+// somebody to tell.
+func (a *Authority) checkTerms(t *JoinToken) error {
+	if len(t.Terms) == 0 {
+		return nil
+	}
+	_, _, err := a.welcome(*t, a.clock.Now())
+	return err
+}
+
+// isPrincipal reports whether p is a kind, a colon and a name.
+func isPrincipal(p ostiary.PrincipalID) bool {
+	kind, name, ok := strings.Cut(string(p), ":")
+	return ok && kind != "" && name != "" && plain(string(p))
 }
 
 // plain reports whether s is a short name without control characters or
@@ -169,14 +188,27 @@ func (a *Authority) Enrol(ctx context.Context, joinSecret string, csrDER []byte)
 }
 
 // welcome is what an enrolment writes: the agent and its standing mandate,
-// which covers what policy allows, for as long as mandates live here.
+// which covers what its join token says, or else what policy allows, for as
+// long as mandates live here.
 func (a *Authority) welcome(t JoinToken, now time.Time) (AgentRecord, MandateRecord, error) {
-	m := ostiary.Mandate{
-		ID: newMandateID(), Kind: ostiary.StandingMandate, Principal: t.Principal, By: t.Principal, Agent: t.Agent,
-		Purpose: "standing", Actions: []string{"*"}, Resources: []string{"*"}, Classes: []string{"*"}, Approvers: []string{"*"},
-		Epoch: a.dir.Load().epoch, Issued: now.Truncate(time.Second),
-		NotBefore: now.Add(-backdate).Truncate(time.Second), Expires: now.Add(a.lives.Load().Mandate).Truncate(time.Second),
+	m := ostiary.Mandate{Purpose: "standing", Actions: []string{"*"}, Resources: []string{"*"}, Classes: []string{"*"}, Approvers: []string{"*"}}
+	longest := now.Add(a.lives.Load().Mandate)
+	if len(t.Terms) > 0 {
+		terms, err := ParseTerms(t.Terms)
+		if err != nil {
+			return AgentRecord{}, MandateRecord{}, err
+		}
+		m = terms.Mandate(now)
 	}
+	if m.Expires.IsZero() || m.Expires.After(longest) {
+		m.Expires = longest
+	}
+	m.ID, m.Kind, m.Parent, m.Principal, m.Agent = newMandateID(), ostiary.StandingMandate, "", t.Principal, t.Agent
+	if m.By = m.Principal; isPrincipal(t.By) {
+		m.By = t.By
+	}
+	m.Epoch, m.Issued, m.NotBefore = a.dir.Load().epoch, now.Truncate(time.Second), now.Add(-backdate).Truncate(time.Second)
+	m.Expires = m.Expires.Truncate(time.Second)
 	jws, err := a.mandates.IssueUnder(m, ostiary.Digest{})
 	if err != nil {
 		return AgentRecord{}, MandateRecord{}, fmt.Errorf("signing the standing mandate: %w", err)
@@ -185,7 +217,12 @@ func (a *Authority) welcome(t JoinToken, now time.Time) (AgentRecord, MandateRec
 		ID: t.Agent, Principal: t.Principal, Owner: t.Owner, Zone: t.Zone, Roles: t.Roles,
 		Mandate: m.ID, Enrolled: now, Method: "join_token",
 	}
-	return r, MandateRecord{ID: m.ID, Agent: t.Agent, JWS: jws, Expires: m.Expires}, nil
+	return r, recordOf(&m, jws, now), nil
+}
+
+// recordOf is the row of a signed mandate.
+func recordOf(m *ostiary.Mandate, jws string, now time.Time) MandateRecord {
+	return MandateRecord{ID: m.ID, Kind: m.Kind, Agent: m.Agent, Parent: m.Parent, Principal: m.Principal, By: m.By, JWS: jws, Issued: now, Expires: m.Expires}
 }
 
 func newMandateID() ostiary.MandateID {
@@ -327,7 +364,7 @@ func (a *Authority) issue(ctx context.Context, what string, r AgentRecord, pub c
 	if _, err := d.stands(now, r.ID, r.Mandate); err != nil {
 		return nil, err
 	}
-	life := min(a.lives.Load().SVID, d.mandates[r.Mandate].Expires.Sub(now))
+	life := min(a.lives.Load().SVID, d.mandates[r.Mandate].effective.Expires.Sub(now))
 	g := grant{id: r.ID, serial: newSerial(now, d.epoch), now: now, life: life}
 	key, err := keyDigest(pub)
 	if err != nil {

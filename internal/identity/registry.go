@@ -29,6 +29,8 @@ type JoinToken struct {
 	Owner     string
 	Zone      string
 	Roles     []string
+	By        ostiary.PrincipalID // who made it, and gives the standing mandate; "": the principal
+	Terms     []byte              // of the standing mandate, as [ParseTerms] reads them; empty: whatever policy allows
 	Created   time.Time
 	Expires   time.Time
 }
@@ -41,6 +43,7 @@ const (
 	RevokeSerial  RevocationKind = "serial"  // one certificate or token
 	RevokeKey     RevocationKind = "key"     // a public key, by its digest
 	RevokeMandate RevocationKind = "mandate" // a mandate and every credential under it
+	RevokePerson  RevocationKind = "person"  // every mandate a principal gave, or that is on their authority, until then
 )
 
 // Revocation is one raised epoch: what ended, when and why.
@@ -67,17 +70,89 @@ type Registry interface {
 	// and must have no effect of its own.
 	RedeemJoinToken(ctx context.Context, hash ostiary.Digest, at time.Time, make func(JoinToken) (AgentRecord, MandateRecord, error)) (AgentRecord, error)
 	Agents(ctx context.Context) ([]AgentRecord, error)
-	Mandates(ctx context.Context) ([]MandateRecord, error)
+
+	// Mandates lists what may be in force: the mandates that have not ended
+	// and expire after a moment, and every standing one.
+	Mandates(ctx context.Context, at time.Time) ([]MandateRecord, error)
+	// MandateHistory lists mandates in any state, the newest first.
+	MandateHistory(ctx context.Context, f MandateFilter) ([]MandateRecord, error)
+	// CreateMandate stores a signed mandate; Conflict if the name is taken.
+	// A standing one becomes its agent's in the same transaction; NotFound
+	// if there is no such agent.
+	CreateMandate(ctx context.Context, m MandateRecord) error
+	// EndMandate marks a mandate as ended and raises the epoch by one. One
+	// that ended before stays as it is: then the epoch is 0. NotFound if
+	// there is none.
+	EndMandate(ctx context.Context, e MandateEnd) (epoch uint64, err error)
+	// ReviewMandate notes who reviewed a mandate, the first time; NotFound
+	// if there is none.
+	ReviewMandate(ctx context.Context, id ostiary.MandateID, by string, at time.Time) error
+
 	// Revoke raises the epoch by one and stores what it ends. The epoch
 	// never falls.
 	Revoke(ctx context.Context, r Revocation) (epoch uint64, err error)
 	Revocations(ctx context.Context) (epoch uint64, all []Revocation, err error)
 }
 
-// MandateRecord is a mandate as stored: its signed form is the truth.
+// MandateRecord is a mandate as stored: its signed form is the truth, what
+// became of it stands beside.
 type MandateRecord struct {
-	ID      ostiary.MandateID
-	Agent   ostiary.AgentID
-	JWS     string // compact, ES256
-	Expires time.Time
+	ID        ostiary.MandateID
+	Kind      ostiary.MandateKind
+	Agent     ostiary.AgentID
+	Parent    ostiary.MandateID
+	Principal ostiary.PrincipalID
+	By        ostiary.PrincipalID
+	JWS       string // compact, ES256
+	Issued    time.Time
+	Expires   time.Time
+
+	Ended    time.Time // zero: nobody ended it
+	How      EndHow
+	EndedBy  string
+	Why      string
+	Reviewed time.Time
+	Reviewer string
+}
+
+// EndHow says how a mandate ended.
+type EndHow string
+
+const (
+	EndCompleted EndHow = "completed" // its task is done
+	EndRevoked   EndHow = "revoked"
+)
+
+// MandateEnd is the end of one mandate.
+type MandateEnd struct {
+	ID  ostiary.MandateID
+	How EndHow
+	By  string
+	Why string
+	At  time.Time
+}
+
+// MandateFilter chooses mandates; what is zero chooses all.
+type MandateFilter struct {
+	ID        ostiary.MandateID
+	Agent     ostiary.AgentID
+	Principal ostiary.PrincipalID // on whose authority, or who gave it
+	Parent    ostiary.MandateID
+	Review    bool // break-glass mandates that nobody reviewed
+	Limit     int  // 0 is 100; at most 1,000
+}
+
+// Matches reports whether the filter chooses a mandate.
+func (f *MandateFilter) Matches(m *MandateRecord) bool {
+	return (f.ID == "" || f.ID == m.ID) && (f.Agent == "" || f.Agent == m.Agent) && (f.Parent == "" || f.Parent == m.Parent) &&
+		(f.Principal == "" || f.Principal == m.Principal || f.Principal == m.By) &&
+		(!f.Review || m.Kind == ostiary.BreakGlassMandate && m.Parent == "" && m.Reviewed.IsZero())
+}
+
+// Most returns how many mandates the filter lists at most.
+func (f *MandateFilter) Most() int {
+	if f.Limit <= 0 {
+		return 100
+	}
+	return min(f.Limit, 1000)
 }

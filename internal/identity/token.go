@@ -322,7 +322,8 @@ func (a *Authority) MintToken(ctx context.Context, r TokenRequest) (Token, error
 	if r.Mandate == "" {
 		r.Mandate = g.Mandate
 	}
-	if _, err := d.stands(now, r.Agent, r.Mandate); err != nil {
+	f, err := d.stands(now, r.Agent, r.Mandate)
+	if err != nil {
 		return Token{}, err
 	}
 	if e, ok := d.ended[r.Agent]; ok && !g.Enrolled.After(e.at) {
@@ -330,7 +331,7 @@ func (a *Authority) MintToken(ctx context.Context, r TokenRequest) (Token, error
 	}
 	s := newSerial(now, d.epoch)
 	end := now.Add(r.Life)
-	for _, most := range []time.Time{d.mandates[r.Mandate].Expires, r.Until} {
+	for _, most := range []time.Time{f.effective.Expires, r.Until} {
 		if !most.IsZero() && end.After(most) {
 			end = most
 		}
@@ -338,13 +339,13 @@ func (a *Authority) MintToken(ctx context.Context, r TokenRequest) (Token, error
 	if end = end.Truncate(time.Second); !end.After(now) {
 		return Token{}, ostiary.Errorf(ostiary.Denied, "token_life", "what the token would be for ends in less than a second")
 	}
-	e := Event{What: "token", Agent: r.Agent, Principal: g.Principal, Mandate: r.Mandate, Serial: s.String(),
+	e := Event{What: "token", Agent: r.Agent, Principal: f.Principal, Mandate: r.Mandate, Serial: s.String(),
 		Detail: r.kind() + " for " + r.Audience + " until " + end.Format(time.RFC3339)}
 	if err := a.record(ctx, e); err != nil {
 		return Token{}, fmt.Errorf("recording the token: %w", err)
 	}
 	c := claims{
-		Issuer: a.issuer, Audience: r.Audience, Subject: string(g.Principal), Actor: actors(g.chain), Client: r.Client,
+		Issuer: a.issuer, Audience: r.Audience, Subject: string(f.Principal), Actor: actors(f.chain), Client: r.Client,
 		Expires: end.Unix(), Issued: now.Unix(), NotBefore: now.Add(-backdate).Unix(), ID: s.String(), Mandate: string(r.Mandate), Scope: r.Scope,
 	}
 	if r.Thumbprint+r.Certificate != "" {

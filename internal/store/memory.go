@@ -187,15 +187,6 @@ func (m *Memory) Agents(ctx context.Context) ([]identity.AgentRecord, error) {
 	return out, nil
 }
 
-func (m *Memory) Mandates(ctx context.Context) ([]identity.MandateRecord, error) {
-	leave, err := m.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	return slices.SortedFunc(maps.Values(m.mandates), func(a, b identity.MandateRecord) int { return strings.Compare(string(a.ID), string(b.ID)) }), nil
-}
-
 func (m *Memory) Revoke(ctx context.Context, r identity.Revocation) (uint64, error) {
 	if err := checkText("revocation", string(r.Kind), r.Subject, r.Reason); err != nil {
 		return 0, err

@@ -33,9 +33,9 @@ func (s *SQL) CreateJoinToken(ctx context.Context, t identity.JoinToken) error {
 		return err
 	}
 	_, err := write(ctx, s.engine, func(x *txn) (none, error) {
-		n, err := x.exec(`INSERT INTO join_token (hash, agent, principal, owner, zone, roles, created, expires)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO NOTHING`,
-			t.Hash.String(), string(t.Agent), string(t.Principal), t.Owner, t.Zone, list(sorted(t.Roles)), stamp(t.Created), stamp(t.Expires))
+		n, err := x.exec(`INSERT INTO join_token (hash, agent, principal, owner, zone, roles, created, expires, author, terms)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO NOTHING`,
+			t.Hash.String(), string(t.Agent), string(t.Principal), t.Owner, t.Zone, list(sorted(t.Roles)), stamp(t.Created), stamp(t.Expires), string(t.By), string(t.Terms))
 		if err != nil {
 			return none{}, err
 		}
@@ -73,9 +73,9 @@ func spend(x *txn, hash ostiary.Digest, at time.Time) (t identity.JoinToken, err
 	}
 	var redeemed sql.NullInt64
 	var created, expires int64
-	var roles string
-	found, err := x.get("SELECT agent, principal, owner, zone, roles, created, expires, redeemed FROM join_token WHERE hash = ?", []any{hash.String()},
-		[]any{&t.Agent, &t.Principal, &t.Owner, &t.Zone, &roles, &created, &expires, &redeemed})
+	var roles, terms string
+	found, err := x.get("SELECT agent, principal, owner, zone, roles, created, expires, redeemed, author, terms FROM join_token WHERE hash = ?", []any{hash.String()},
+		[]any{&t.Agent, &t.Principal, &t.Owner, &t.Zone, &roles, &created, &expires, &redeemed, &t.By, &terms})
 	switch {
 	case err != nil:
 		return t, err
@@ -87,6 +87,9 @@ func spend(x *txn, hash ostiary.Digest, at time.Time) (t identity.JoinToken, err
 		return t, errTokenExpired()
 	}
 	t.Hash, t.Created, t.Expires = hash, instant(created), instant(expires)
+	if terms != "" {
+		t.Terms = []byte(terms)
+	}
 	t.Roles, err = unlist(roles)
 	return t, err
 }
@@ -101,13 +104,8 @@ func enrol(x *txn, a identity.AgentRecord, m identity.MandateRecord) error {
 	if err != nil {
 		return err
 	}
-	n, err := x.exec("INSERT INTO mandate (id, agent, jws, expires) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-		string(m.ID), string(m.Agent), m.JWS, stamp(m.Expires))
-	if err != nil {
+	if err := addMandate(x, m); err != nil {
 		return err
-	}
-	if n == 0 {
-		return errTaken("mandate")
 	}
 	_, err = x.change("agent", string(a.ID), map[string]any{"mandate": a.Mandate, "principal": a.Principal, "zone": a.Zone, "roles": a.Roles})
 	return err
@@ -124,15 +122,6 @@ func (s *SQL) Agents(ctx context.Context) ([]identity.AgentRecord, error) {
 		a.Roles, err = unlist(roles)
 		return a, err
 	}, "SELECT id, principal, owner, zone, roles, mandate, enrolled, method, disabled FROM agent ORDER BY id")
-}
-
-func (s *SQL) Mandates(ctx context.Context) ([]identity.MandateRecord, error) {
-	return rows(ctx, s.engine, func(r *sql.Rows) (m identity.MandateRecord, err error) {
-		var expires int64
-		err = r.Scan(&m.ID, &m.Agent, &m.JWS, &expires)
-		m.Expires = instant(expires)
-		return m, err
-	}, "SELECT id, agent, jws, expires FROM mandate ORDER BY id")
 }
 
 func (s *SQL) Revoke(ctx context.Context, r identity.Revocation) (uint64, error) {
@@ -153,17 +142,23 @@ func (s *SQL) Revoke(ctx context.Context, r identity.Revocation) (uint64, error)
 	})
 }
 
-func (s *SQL) Revocations(ctx context.Context) (uint64, []identity.Revocation, error) {
-	all, err := rows(ctx, s.engine, func(r *sql.Rows) (v identity.Revocation, err error) {
-		var at int64
-		err = r.Scan(&v.Epoch, &v.Kind, &v.Subject, &at, &v.Reason)
-		v.At = instant(at)
-		return v, err
-	}, "SELECT epoch, kind, subject, revoked, reason FROM revocation ORDER BY epoch")
-	if err != nil || len(all) == 0 {
-		return 0, nil, err
-	}
-	return all[len(all)-1].Epoch, all, nil // one row for each epoch, in one read
+// Revocations reads the epoch with them, in one read: ended mandates raise it
+// too, and have no row here.
+func (s *SQL) Revocations(ctx context.Context) (epoch uint64, all []identity.Revocation, err error) {
+	_, err = rows(ctx, s.engine, func(r *sql.Rows) (none, error) {
+		var v identity.Revocation
+		var n, at sql.NullInt64
+		var kind, subject, reason sql.NullString
+		if err := r.Scan(&epoch, &n, &kind, &subject, &at, &reason); err != nil {
+			return none{}, err
+		}
+		if n.Valid {
+			v = identity.Revocation{Epoch: uint64(n.Int64), Kind: identity.RevocationKind(kind.String), Subject: subject.String, At: instant(at.Int64), Reason: reason.String}
+			all = append(all, v)
+		}
+		return none{}, nil
+	}, `SELECT h.epoch, r.epoch, r.kind, r.subject, r.revoked, r.reason FROM head h LEFT JOIN revocation r ON 1 = 1 WHERE h.id = 1 ORDER BY r.epoch`)
+	return epoch, all, err
 }
 
 func (s *SQL) Pins(ctx context.Context) ([]catalog.PinRecord, error) {

@@ -75,7 +75,7 @@ type Change struct {
 	Rev     uint64
 	Epoch   uint64 // the revocation epoch after it
 	Request string // the request that made it
-	Kind    string // "join_token", "agent", "revocation", "pins", "pin_drop", "snapshot", "session", "taint", "log", "fence", "data_key", "containment", "record"
+	Kind    string // "join_token", "agent", "revocation", "pins", "pin_drop", "snapshot", "session", "taint", "log", "fence", "data_key", "containment", "mandate", "mandate_end", "mandate_review", "record"
 	Key     string // what changed
 	Body    []byte // JSON: what it is now, without secrets
 }
@@ -224,7 +224,7 @@ func granted(t identity.JoinToken, made identity.AgentRecord, m identity.Mandate
 	made.ID, made.Principal, made.Owner, made.Zone = t.Agent, t.Principal, t.Owner, t.Zone
 	made.Roles, made.Disabled = sorted(t.Roles), false
 	made.Enrolled = instant(stamp(made.Enrolled))
-	m.Expires = instant(stamp(m.Expires))
+	m.Expires, m.Issued = instant(stamp(m.Expires)), instant(stamp(m.Issued))
 	if m.ID == "" || m.JWS == "" {
 		return made, m, ostiary.Errorf(ostiary.Internal, "no_mandate", "an enrolment without a mandate")
 	}

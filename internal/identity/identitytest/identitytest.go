@@ -109,9 +109,88 @@ func (r *Registry) Agents(context.Context) (out []identity.AgentRecord, err erro
 }
 
 // Mandates implements identity.Registry.
-func (r *Registry) Mandates(context.Context) (out []identity.MandateRecord, err error) {
-	err = r.do("mandates", func() error { out = slices.Clone(r.mandates); return nil })
+func (r *Registry) Mandates(_ context.Context, at time.Time) (out []identity.MandateRecord, err error) {
+	err = r.do("mandates", func() error {
+		for _, m := range r.mandates {
+			if m.Kind == ostiary.StandingMandate || m.Ended.IsZero() && m.Expires.After(at) {
+				out = append(out, m)
+			}
+		}
+		return nil
+	})
 	return out, err
+}
+
+// MandateHistory implements identity.Registry.
+func (r *Registry) MandateHistory(_ context.Context, f identity.MandateFilter) (out []identity.MandateRecord, err error) {
+	err = r.do("history", func() error {
+		for _, m := range slices.Backward(r.mandates) {
+			if f.Matches(&m) && len(out) < f.Most() {
+				out = append(out, m)
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// CreateMandate implements identity.Registry.
+func (r *Registry) CreateMandate(_ context.Context, m identity.MandateRecord) error {
+	return r.do("create_mandate", func() error {
+		if r.find(m.ID) != nil {
+			return ostiary.Errorf(ostiary.Conflict, "taken", "the mandate exists")
+		}
+		if m.Kind == ostiary.StandingMandate {
+			g, ok := r.agents[m.Agent]
+			if !ok {
+				return ostiary.Errorf(ostiary.NotFound, "absent", "there is no such agent")
+			}
+			g.Mandate = m.ID
+			r.agents[m.Agent] = g
+		}
+		r.mandates = append(r.mandates, m)
+		return nil
+	})
+}
+
+func (r *Registry) find(id ostiary.MandateID) *identity.MandateRecord {
+	for i := range r.mandates {
+		if r.mandates[i].ID == id {
+			return &r.mandates[i]
+		}
+	}
+	return nil
+}
+
+// EndMandate implements identity.Registry.
+func (r *Registry) EndMandate(_ context.Context, e identity.MandateEnd) (epoch uint64, err error) {
+	err = r.do("end_mandate", func() error {
+		m := r.find(e.ID)
+		if m == nil {
+			return ostiary.Errorf(ostiary.NotFound, "absent", "there is no such mandate")
+		}
+		if m.Ended.IsZero() {
+			r.epoch++
+			epoch = r.epoch
+			m.Ended, m.How, m.EndedBy, m.Why = e.At, e.How, e.By, e.Why
+		}
+		return nil
+	})
+	return epoch, err
+}
+
+// ReviewMandate implements identity.Registry.
+func (r *Registry) ReviewMandate(_ context.Context, id ostiary.MandateID, by string, at time.Time) error {
+	return r.do("review_mandate", func() error {
+		m := r.find(id)
+		if m == nil {
+			return ostiary.Errorf(ostiary.NotFound, "absent", "there is no such mandate")
+		}
+		if m.Reviewed.IsZero() {
+			m.Reviewed, m.Reviewer = at, by
+		}
+		return nil
+	})
 }
 
 // Revoke implements identity.Registry.

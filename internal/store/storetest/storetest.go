@@ -40,6 +40,7 @@ func Run(t *testing.T, e Engine) {
 		"Snapshots": snapshots, "Sessions": sessions, "Logs": logs, "DataKeys": dataKeys,
 		"Containments": containments, "Revisions": revisions, "Writers": writers, "Faults": faults,
 		"Records": records, "RecordsTaken": recordsTaken, "RecordsSwept": recordsSwept,
+		"Mandates": mandates, "MandateEnds": mandateEnds,
 		"Refusals": refusals, "Leaving": leaving, "Durable": durable,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, e) })
@@ -90,7 +91,7 @@ func Token(name string) identity.JoinToken {
 func Enrolment(id string) func(identity.JoinToken) (identity.AgentRecord, identity.MandateRecord, error) {
 	return func(t identity.JoinToken) (identity.AgentRecord, identity.MandateRecord, error) {
 		return identity.AgentRecord{ID: "spiffe://evil/x", Zone: "evil", Roles: []string{"admin"}, Disabled: true, Enrolled: day, Method: "join_token"},
-			identity.MandateRecord{ID: ostiary.MandateID(id), Agent: "spiffe://evil/x", JWS: "a.b.c", Expires: day.Add(24 * time.Hour)}, nil
+			identity.MandateRecord{ID: ostiary.MandateID(id), Kind: ostiary.StandingMandate, Agent: "spiffe://evil/x", JWS: "a.b.c", Expires: day.Add(24 * time.Hour)}, nil
 	}
 }
 
@@ -122,7 +123,7 @@ func joinTokens(t *testing.T, e Engine) {
 	expected := identity.AgentRecord{ID: tok.Agent, Principal: tok.Principal, Owner: tok.Owner, Zone: tok.Zone, Roles: tok.Roles, Mandate: "m1", Enrolled: day, Method: "join_token"}
 	same(t, a, expected)
 	same(t, get[[]identity.AgentRecord](t)(s.Agents(ctx)), []identity.AgentRecord{expected})
-	same(t, get[[]identity.MandateRecord](t)(s.Mandates(ctx)), []identity.MandateRecord{{ID: "m1", Agent: tok.Agent, JWS: "a.b.c", Expires: day.Add(24 * time.Hour)}})
+	same(t, get[[]identity.MandateRecord](t)(s.Mandates(ctx, day)), []identity.MandateRecord{{ID: "m1", Kind: ostiary.StandingMandate, Agent: tok.Agent, JWS: "a.b.c", Expires: day.Add(24 * time.Hour)}})
 
 	_, err = s.RedeemJoinToken(ctx, tok.Hash, day, Enrolment("m2"))
 	want(t, err, ostiary.Conflict)
@@ -181,7 +182,7 @@ func oneRedeems(t *testing.T, e Engine) {
 	if won != 1 || others != 0 {
 		t.Fatalf("%d won, %d got another answer than a conflict", won, others)
 	}
-	if n := len(get[[]identity.MandateRecord](t)(s.Mandates(ctx))); n != 1 {
+	if n := len(get[[]identity.MandateRecord](t)(s.Mandates(ctx, day))); n != 1 {
 		t.Fatalf("%d mandates", n)
 	}
 	if after := get[uint64](t)(s.Revision(ctx)); after != before+1 {
@@ -702,7 +703,7 @@ func durable(t *testing.T, e Engine) {
 func everything(t *testing.T, s store.Store) []any {
 	ctx := t.Context()
 	agents := get[[]identity.AgentRecord](t)(s.Agents(ctx))
-	mandates := get[[]identity.MandateRecord](t)(s.Mandates(ctx))
+	mandates := get[[]identity.MandateRecord](t)(s.Mandates(ctx, day))
 	ps := get[[]catalog.PinRecord](t)(s.Pins(ctx))
 	epoch, revoked, err := s.Revocations(ctx)
 	must(t, err)
