@@ -291,7 +291,7 @@ var unshown = map[string]string{
 
 	// The tests of people who sign in, and of what is derived and proven, go
 	// by kind or field: these are not told apart yet.
-	"mandate_wider": "by field", "not_admitted": "by kind", "not_signed_in": "by kind", "oidc_host": "by kind", "oidc_refused": "by kind",
+	"derive_needs_proof": "by kind", "derive_rate": "by kind", "derive_many": "it takes a thousand mandates", "mandate_other": "by kind", "not_admitted": "by kind", "not_signed_in": "by kind", "oidc_host": "by kind", "oidc_refused": "by kind",
 	"oidc_sign_in": "by kind", "passkeys": "by kind", "person_revoked": "by kind", "proof_rate": "by kind", "too_many": "it takes a thousand persons",
 }
 
