@@ -56,6 +56,14 @@ type Status struct {
 	Indexed     uint64         `json:"log_indexed"`
 	LogSize     uint64         `json:"log_size"`
 	Servers     []ServerStatus `json:"servers"`
+	Holds       Holds          `json:"holds"`
+}
+
+// Holds is what the process holds just now. What only ever rises is a leak.
+type Holds struct {
+	Goroutines  int    `json:"goroutines"`
+	Descriptors int    `json:"descriptors"` // open files and connections; 0 where the system does not tell
+	Heap        uint64 `json:"heap"`        // bytes of live objects when memory was last collected
 }
 
 // Key is a public key of this installation, for those who verify.

@@ -156,7 +156,7 @@ func (c *Control) getStatus(r *http.Request) (any, error) {
 	if _, s.Indexed, s.LogSize, err = c.o.Log.Query(r.Context(), ledger.Filter{Limit: 1}); err != nil {
 		return nil, err
 	}
-	s.Servers = c.Servers()
+	s.Servers, s.Holds = c.Servers(), holds()
 	return s, nil
 }
 

@@ -40,7 +40,7 @@ func TestReference(t *testing.T) {
 		words[w] = true
 	}
 	forms := []any{Problem{}, PolicyProblem{}, Status{}, Key{}, ServerStatus{}, AgentRequest{}, Join{}, Agent{}, RevokeRequest{}, Revoked{},
-		ContainRequest{}, Containment{}, Breaker{}, Conduct{}, TokenRequest{}, Token{}, Tool{}, Difference{}, ToolRequest{}, Accepted{}, Published{}, Entry{}, Listing{}, Story{},
+		ContainRequest{}, Containment{}, Breaker{}, Conduct{}, TokenRequest{}, Token{}, Tool{}, Difference{}, Holds{}, ToolRequest{}, Accepted{}, Published{}, Entry{}, Listing{}, Story{},
 		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}}
 	for _, f := range forms {
 		typ := reflect.TypeOf(f)

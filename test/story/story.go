@@ -109,7 +109,7 @@ func Run(t *testing.T, dir string) {
 				e.Setenv(name, findIn(e.Getenv("PATH"), program)) // for commands in configurations, which nothing searches for
 			}
 			e.Values[stateKey{}] = &state{}
-			e.Defer(func() { e.Values[stateKey{}].(*state).kill() })
+			e.Defer(func() { e.Values[stateKey{}].(*state).end(e.T()) })
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -172,6 +172,7 @@ type state struct {
 	calls   *load      // by hammer
 	server  *pgtest.Cluster
 	crowd   []net.Conn // by crowd
+	base    holds      // of the gateway, when it had just started
 }
 
 type process struct {
@@ -199,11 +200,22 @@ func (o *output) String() string {
 }
 
 func (s *state) kill() {
+	s.killOthers()
+	for _, p := range []*process{s.gateway} {
+		if p != nil {
+			p.cmd.Process.Kill()
+			<-p.done
+		}
+	}
+}
+
+// killOthers ends everything but the gateway.
+func (s *state) killOthers() {
 	s.calls.stop()
 	for _, c := range s.crowd {
 		c.Close()
 	}
-	for _, p := range slices.Concat(s.tools, s.others, []*process{s.gateway}) {
+	for _, p := range slices.Concat(s.tools, s.others) {
 		if p != nil {
 			p.cmd.Process.Kill()
 			<-p.done
@@ -288,11 +300,7 @@ func gatewayStart(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	st.gateway = p
-	eventually(ts, "the gateway", p, func() bool {
-		c := exec.Command(findIn(os.Getenv("PATH"), "ostiary"), "status")
-		c.Env, c.Dir = p.cmd.Env, p.cmd.Dir
-		return c.Run() == nil
-	})
+	eventually(ts, "the gateway", p, func() (up bool) { st.base, up = p.holds(); return up })
 }
 
 func gatewayStop(ts *testscript.TestScript, neg bool, args []string) {
