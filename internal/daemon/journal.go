@@ -98,8 +98,12 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 	return j, nil
 }
 
+// indexAgain is how long an index that failed is left alone before it is tried
+// again.
+const indexAgain = time.Second
+
 // follow builds the index of a log beside it, for as long as both live. An
-// index that fails answers no more queries and holds up nothing else.
+// index that fails lags until it works again, and holds up nothing else.
 func (j *journal) follow(ctx context.Context, l *ledger.Log, path string, log *slog.Logger) error {
 	index, err := store.OpenIndex(path)
 	if err != nil {
@@ -113,8 +117,20 @@ func (j *journal) follow(ctx context.Context, l *ledger.Log, path string, log *s
 		return index.Close()
 	})
 	j.wait.Go(func() {
-		if err := x.indexer.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-			log.Error("the log's index stopped; queries show what it had", "error", err)
+		for said := false; ; {
+			err := x.indexer.Run(ctx)
+			if ctx.Err() != nil || l.Err() != nil {
+				return
+			}
+			if !said { // once: one that is damaged fails each time
+				log.Error("the log's index cannot be written; queries show what it has, and it is tried again", "error", err)
+				said = true
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(indexAgain):
+			}
 		}
 	})
 	return nil

@@ -67,6 +67,8 @@ type cell struct {
 	counted bool
 	// ends: the gateway stops, and a restart verifies.
 	ends bool
+	// after looks further when calls pass again.
+	after func(s *stand)
 }
 
 // stance is what a stand is built with.
@@ -207,7 +209,10 @@ func stdioCells() (all []cell) {
 // harmless are the cells of what no decision needs.
 func harmlessCells() []cell {
 	return []cell{
-		{dependency: "index", way: "locked", breaks: func(s *stand) func() { return s.lockFile("index-gw1.db") }},
+		{dependency: "index", way: "locked", after: (*stand).indexed, breaks: func(s *stand) func() {
+			unlock := s.lockFile("index-gw1.db")
+			return func() { time.Sleep(6 * time.Second); unlock() } // longer than the index waits for a lock: it has failed
+		}},
 		{dependency: "index", way: "garbage", breaks: func(s *stand) func() {
 			return scribble(s.T, filepath.Join(s.dir, "ostiary-data/index-gw1.db"), filepath.Join(s.dir, "ostiary-data/index-gw1.db-wal"))
 		}},
@@ -359,6 +364,9 @@ func (s *stand) goThrough(c *cell) {
 	}
 	mend()
 	s.recovers(c, reached)
+	if c.after != nil {
+		c.after(s)
+	}
 	if c.counted { // counts are sealed with a key from the control state, so they wait for it
 		s.recorded(c, code)
 	}
@@ -728,6 +736,18 @@ func (s *stand) recorded(c *cell, code string) {
 	})
 	if !ok {
 		s.Errorf("the refusal %q is not in the log", code)
+	}
+}
+
+// indexed waits until the index holds all of the log.
+func (s *stand) indexed() {
+	s.Helper()
+	var n, m uint64
+	if !within(s.Context(), patience, func() bool {
+		_, n, m, _ = s.d.journal.view(s.d.journal.gateway).Query(s.Context(), ledger.Filter{Limit: 1})
+		return n == m
+	}) {
+		s.Errorf("%d of %d entries are indexed", n, m)
 	}
 }
 
