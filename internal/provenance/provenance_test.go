@@ -17,6 +17,7 @@ type disk struct {
 	fail     error  // what TaintSession reports
 	done     bool   // it happened all the same
 	unread   error  // what SessionTaint reports
+	unopened error  // what OpenSession reports
 	between  func() // runs after OpenSession has read
 	before   func() // runs before TaintSession writes
 }
@@ -25,8 +26,14 @@ func newDisk() *disk { return &disk{sessions: map[key]*SessionRecord{}} }
 
 func (d *disk) OpenSession(_ context.Context, fresh SessionRecord) (SessionRecord, error) {
 	k := key{fresh.Agent, fresh.Principal, fresh.Mandate}
+	if d.unopened != nil && !d.done {
+		return SessionRecord{}, d.unopened
+	}
 	if d.sessions[k] == nil {
 		d.sessions[k] = &fresh
+	}
+	if d.unopened != nil {
+		return SessionRecord{}, d.unopened
 	}
 	r := *d.sessions[k]
 	r.Taint = slices.Clone(r.Taint)
@@ -136,6 +143,31 @@ func TestTaintNotStored(t *testing.T) {
 			}
 			if got := open(t, s).Taint; !slices.Equal(got, []string{"server:inbox"}) {
 				t.Errorf("taint %q", got)
+			}
+		})
+	}
+}
+
+// TestSessionNotOpened: a session whose making failed is no session, and one
+// that was made all the same is the one that is found later.
+func TestSessionNotOpened(t *testing.T) {
+	for _, done := range []bool{false, true} {
+		t.Run(fmt.Sprintf("happened %v", done), func(t *testing.T) {
+			d := newDisk()
+			d.unopened, d.done = errors.New("disk"), done
+			s := NewSessions(d, time.Now)
+			for range 2 {
+				if _, err := s.Open(t.Context(), "spiffe://td/a", "person:dana", "m"); ostiary.KindOf(err) != ostiary.Unavailable || s.Count() != 0 {
+					t.Fatalf("%v, %d sessions", err, s.Count())
+				}
+			}
+			var made ostiary.SessionID
+			for _, r := range d.sessions {
+				made = r.ID
+			}
+			d.unopened = nil
+			if got := open(t, s).Session.ID; len(d.sessions) != 1 || done && got != made {
+				t.Errorf("session %s of %d, made was %s", got, len(d.sessions), made)
 			}
 		})
 	}
