@@ -116,7 +116,7 @@ type agentCmd struct {
 
 // agentFlags describe a new agent.
 type agentFlags struct {
-	Name      string   `arg:"" help:"Its name, for example payments for spiffe://example.org/agent/payments, or a whole SPIFFE ID."`
+	Name      string   `arg:"" help:"Its name, in lower case, for example payments for spiffe://example.org/agent/payments, or a whole SPIFFE ID."`
 	Principal string   `placeholder:"KIND:NAME" help:"On whose authority it acts: person:NAME, organisation:NAME or service:NAME. Of a new agent organisation:self; an enrolled one keeps its own."`
 	Owner     string   `placeholder:"NAME" help:"Who answers for it; else its principal."`
 	Zone      string   `placeholder:"NAME" help:"Its zone; else default."`

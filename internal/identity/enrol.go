@@ -98,6 +98,33 @@ func (a *Authority) checkJoin(t *JoinToken) error {
 			return bad("roles", fmt.Sprintf("a role is a word of at most %d bytes", maxName))
 		}
 	}
+	return a.settledCase(t)
+}
+
+// settledCase refuses a new name that is not in lower case: names are compared
+// byte for byte and read by people, so no two may differ in case alone. What an
+// agent that is already enrolled has been called so far, it may be called again.
+func (a *Authority) settledCase(t *JoinToken) error {
+	old, ok := a.dir.Load().agents[t.Agent]
+	if !ok {
+		old = &agent{}
+	}
+	names := []struct{ field, name, known string }{
+		{"agent", string(t.Agent), string(old.ID)}, {"principal", string(t.Principal), string(old.Principal)},
+		{"owner", t.Owner, old.Owner}, {"zone", t.Zone, old.Zone},
+	}
+	for _, r := range t.Roles {
+		known := ""
+		if slices.Contains(old.Roles, r) {
+			known = r
+		}
+		names = append(names, struct{ field, name, known string }{"roles", r, known})
+	}
+	for _, n := range names {
+		if n.name != strings.ToLower(n.name) && n.name != n.known {
+			return ostiary.Errorf(ostiary.Malformed, "name_case", "new names are in lower case, so that no two differ in case alone: %q", n.name).At(n.field)
+		}
+	}
 	return nil
 }
 
