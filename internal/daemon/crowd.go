@@ -21,6 +21,9 @@ const (
 	// mostStrangers is what one source may hold open without proof of who it
 	// is: a machine whose agents all start at once needs a few dozen.
 	mostStrangers = 256
+	// mostProbes is what may stand at the health address: it asks for no
+	// credential, and a few balancers are all who come.
+	mostProbes = 64
 )
 
 // checkFiles refuses to start where descriptors would run out.
@@ -37,14 +40,20 @@ func openFiles() (uint64, error) {
 	return lim.Cur, err
 }
 
-// crowd is the connections of both ports together. A call may need one more
-// descriptor, to its tool server, so they get half of what there is. One
-// source cannot take all of them, whoever it is.
-func (d *Daemon) crowd(refused func(source, code string)) *stricthttp.Crowd {
+// mostHere is how many connections agents may have to here, and the gateway to
+// its tool servers: a call may need one of each, so each gets half of what
+// there is.
+func mostHere() int {
 	n, _ := openFiles() // it was read at start, and nothing lowers it
-	total := 0
-	if n > keptFiles {
-		total = int(min((n-keptFiles)/2, mostConnections))
+	if n <= keptFiles {
+		return 0
 	}
+	return int(min((n-keptFiles)/2, mostConnections))
+}
+
+// crowd is the connections of both ports together. One source cannot take all
+// of them, whoever it is.
+func (d *Daemon) crowd(refused func(source, code string)) *stricthttp.Crowd {
+	total := mostHere()
 	return &stricthttp.Crowd{Total: total, Source: total / 2, Strangers: min(mostStrangers, total/4), Refused: refused}
 }

@@ -263,7 +263,7 @@ func (d *Daemon) openEgress(context.Context) error {
 		return err
 	}
 	o := egress.Options{Tools: d.book, Signer: key, KeyID: verify.KeyID(key.Public()), Clock: d.clock, Logger: d.log, Version: ostiary.Version, Capabilities: `{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}`,
-		Limits: egress.Limits{Total: time.Duration(d.cfg.Ledger.MaxActionTime)},
+		Limits: egress.Limits{Total: time.Duration(d.cfg.Ledger.MaxActionTime), Conns: mostHere()},
 	}
 	if o.Servers, err = d.cfg.upstreams(); err != nil {
 		return err

@@ -157,7 +157,8 @@ func (d *Daemon) serveHealth() (end func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.Serve(stricthttp.NewListener(d.probing, stricthttp.Standard())) // that it ended is what a probe is there to notice
+		crowd := &stricthttp.Crowd{Total: mostProbes, Source: mostProbes, Strangers: mostProbes}
+		s.Serve(stricthttp.NewListener(crowd.Listen(d.probing), stricthttp.Standard())) // that it ended is what a probe is there to notice
 	}()
 	return func() { s.Close(); <-done }
 }

@@ -50,14 +50,8 @@ func newTransport(d *dialer, t *tls.Config) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Transport{
-		Proxy: nil,
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			c, err := d.dial(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return &meteredConn{Conn: c}, nil
-		},
+		Proxy:                  nil,
+		DialContext:            d.dial,
 		TLSClientConfig:        t,
 		TLSHandshakeTimeout:    handshakeTimeout,
 		DisableCompression:     true,
@@ -76,7 +70,13 @@ func newTransport(d *dialer, t *tls.Config) *http.Transport {
 // whether any of the call can have left.
 type meteredConn struct {
 	net.Conn
+	closed  func() // may be called more than once
 	written atomic.Int64
+}
+
+func (c *meteredConn) Close() error {
+	defer c.closed()
+	return c.Conn.Close()
 }
 
 // Write counts before it writes, so that bytes under way count as written,

@@ -111,7 +111,7 @@ func TestUnixClient(t *testing.T) {
 // When even one byte was, it may not.
 func TestMeteredConnection(t *testing.T) {
 	a, b := net.Pipe()
-	m := &meteredConn{Conn: a}
+	m := &meteredConn{Conn: a, closed: func() {}}
 	p := &connProbe{}
 	go b.Read(make([]byte, 4))
 	if n, err := m.Write([]byte("four")); n != 4 || err != nil || m.written.Load() != 4 {

@@ -100,6 +100,7 @@ type Limits struct {
 	Reply    strictjson.Limits // one message from a server
 	Stream   int64             // bytes of all messages of one reply
 	Frames   int               // messages of one reply
+	Conns    int               // connections open at one time to all servers together
 	Asked    int               // requests of a server, open at one time in one reply
 	Head     time.Duration     // from the request to the start of the answer
 	Idle     time.Duration     // silence inside an answer
@@ -131,6 +132,7 @@ func (l Limits) withDefaults() Limits {
 		l.Stream = 64 << 20
 	}
 	num(&l.Frames, 10_000)
+	num(&l.Conns, 4096)
 	num(&l.Asked, 32)
 	set(&l.Head, 5*time.Minute) // tools think; the caller may give up sooner
 	set(&l.Idle, 5*time.Minute)
@@ -163,6 +165,7 @@ type Health struct {
 type Egress struct {
 	table  atomic.Pointer[map[string]*placed] // by name; a table is never changed, only replaced
 	shared *shared
+	room   *room
 	log    *slog.Logger
 	ctx    context.Context // ends with Close; for what outlives a call
 	cancel context.CancelFunc
@@ -198,6 +201,7 @@ func New(o Options) (*Egress, error) {
 		}
 	}
 	e := &Egress{shared: s, log: o.Logger}
+	e.room = &room{most: s.limits.Conns, free: e.closeIdle}
 	e.table.Store(&map[string]*placed{})
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	commit, err := e.Prepare(o.Servers)

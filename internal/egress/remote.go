@@ -74,9 +74,11 @@ func newRemote(e *Egress, srv Server, s *shared) (*remote, error) {
 	for _, v := range srv.Headers {
 		secrets = append(secrets, credentialsIn(string(v.Reveal()))...)
 	}
+	transport := newTransport(newDialer(allow), tlsFor(srv.TLS))
+	transport.DialContext = e.room.within(transport.DialContext)
 	return &remote{
 		shared: s, echoes: echoesOf(secrets...), owner: e, name: srv.Name, log: e.log.With("server", srv.Name),
-		url: u, target: u.String(), transport: newTransport(newDialer(allow), tlsFor(srv.TLS)),
+		url: u, target: u.String(), transport: transport,
 		fixed: fixed, bearer: bearer,
 		probing: make(chan struct{}, 1), sessions: map[ostiary.SessionID]*session{},
 	}, nil

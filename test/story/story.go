@@ -21,8 +21,10 @@
 //	kill-pid FILE      SIGKILL the process whose id is in the file's first line; alive FILE: fail unless it runs
 //	hammer TOKEN URL TOOL ARGUMENTS  call without a pause until hammer-stop, whatever the answers are
 //	killings FILE TOKEN AGENT  kill and start the gateway again and again while calls go on arriving in FILE, OSTIARY_KILLS times
+//	limit-files N      the gateway may open N files from its next start on
 //	crowd ADDR FROM N KEPT  open N silent connections from a loopback address; fail unless KEPT stay open; crowd-leaves closes them
 //	now NAME           set $NAME to the time; unpermitted TIME: fail if the log holds a permit from 100 ms after it on
+//	counted N CODE     fail unless the log counts N strangers who were sent away with the code
 //	executed FILE      fail unless each call that the recorder received has an intent in the log
 //	proven PROOF DIR KEYS  fail unless the proof shows an entry that is published in DIR, under one of the keys in a file
 //	again TEXT PROGRAM ARG...  run a program until its output holds the text
@@ -141,6 +143,8 @@ func Run(t *testing.T, dir string) {
 			"again":        again,
 			"smaller":      smaller,
 			"crowd":        crowd,
+			"limit-files":  limitFiles,
+			"counted":      counted,
 			"crowd-leaves": crowdLeaves,
 			"killings":     killings,
 			"forge-join":   forgeJoin,
@@ -173,6 +177,7 @@ type state struct {
 	server  *pgtest.Cluster
 	crowd   []net.Conn // by crowd
 	base    holds      // of the gateway, when it had just started
+	files   string     // by limit-files
 }
 
 type process struct {
@@ -283,9 +288,16 @@ func eventually(ts *testscript.TestScript, what string, p *process, f func() boo
 	}
 }
 
+func serve(ts *testscript.TestScript, st *state, args []string) *process {
+	if st.files == "" {
+		return start(ts, "ostiary", append([]string{"serve"}, args...)...)
+	}
+	return start(ts, "/bin/sh", append([]string{"-c", `ulimit -n "$0"; exec ostiary serve "$@"`, st.files}, args...)...)
+}
+
 func gatewayStart(ts *testscript.TestScript, neg bool, args []string) {
 	st := ts.Value(stateKey{}).(*state)
-	p := start(ts, "ostiary", append([]string{"serve"}, args...)...)
+	p := serve(ts, st, args)
 	if neg { // it must refuse to start, and say why on stderr
 		select {
 		case err := <-p.done:
