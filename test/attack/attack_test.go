@@ -11,4 +11,4 @@ import (
 
 func TestMain(m *testing.M) { story.Main(m, map[string]func(){"spy": spyMain}) }
 
-func TestStories(t *testing.T) { story.Run(t, "testdata") }
+func TestStories(t *testing.T) { story.Run(t, "testdata", nil) }

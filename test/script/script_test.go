@@ -10,4 +10,4 @@ import (
 
 func TestMain(m *testing.M) { story.Main(m, nil) }
 
-func TestStories(t *testing.T) { story.Run(t, "testdata") }
+func TestStories(t *testing.T) { story.Run(t, "testdata", nil) }

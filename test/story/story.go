@@ -25,6 +25,7 @@
 //	crowd ADDR FROM N KEPT  open N silent connections from a loopback address; fail unless KEPT stay open; crowd-leaves closes them
 //	now NAME           set $NAME to the time; unpermitted TIME: fail if the log holds a permit from 100 ms after it on
 //	counted N CODE     fail unless the log counts N strangers who were sent away with the code
+//	digests N TOOL     fail unless the log holds N different actions of a tool
 //	executed FILE      fail unless each call that the recorder received has an intent in the log
 //	proven PROOF DIR KEYS  fail unless the proof shows an entry that is published in DIR, under one of the keys in a file
 //	again TEXT PROGRAM ARG...  run a program until its output holds the text
@@ -96,8 +97,9 @@ func (r runner) Run() int {
 	return r.m.Run()
 }
 
-// Run runs every story in a folder. A folder without stories fails.
-func Run(t *testing.T, dir string) {
+// Run runs every story in a folder, with further commands. A folder without
+// stories fails.
+func Run(t *testing.T, dir string, more map[string]func(*testscript.TestScript, bool, []string)) {
 	found, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
 	if err != nil || len(found) == 0 {
 		t.Fatalf("no stories in %s", dir)
@@ -114,7 +116,7 @@ func Run(t *testing.T, dir string) {
 			e.Defer(func() { e.Values[stateKey{}].(*state).end(e.T()) })
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+		Cmds: with(more, map[string]func(*testscript.TestScript, bool, []string){
 			"gateway":      gatewayStart,
 			"gateway-stop": gatewayStop,
 			"gateway-kill": gatewayKill,
@@ -145,6 +147,7 @@ func Run(t *testing.T, dir string) {
 			"crowd":        crowd,
 			"limit-files":  limitFiles,
 			"counted":      counted,
+			"digests":      digests,
 			"crowd-leaves": crowdLeaves,
 			"killings":     killings,
 			"forge-join":   forgeJoin,
@@ -161,9 +164,14 @@ func Run(t *testing.T, dir string) {
 			"postgres":     postgres,
 			"within":       within,
 			"owner":        owner,
-		},
+		}),
 		RequireExplicitExec: false,
 	})
+}
+
+func with[K comparable, V any](more, all map[K]V) map[K]V {
+	maps.Copy(all, more)
+	return all
 }
 
 type stateKey struct{}
