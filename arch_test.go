@@ -174,9 +174,9 @@ func TestFloors(t *testing.T) {
 	}
 }
 
-// TestDialers: nobody dials out but egress. Tests, the demo and the roof talk
+// TestG09Dialers: nobody dials out but egress. Tests, the demo and the roof talk
 // to what they started themselves.
-func TestDialers(t *testing.T) {
+func TestG09Dialers(t *testing.T) {
 	words := []string{"net.Dial", "net.Dialer{", "http.DefaultClient", "http.DefaultTransport", "http.Get(", "http.Post(", "http.Client{", "http.Transport{", "tls.Dial"}
 	for _, f := range goFiles(t) {
 		self, floor, _ := floorOf(f.pkg)

@@ -11,7 +11,7 @@ import (
 	"github.com/ostiary/ostiary/internal/gate"
 )
 
-func TestAddresses(t *testing.T) {
+func TestG01Addresses(t *testing.T) {
 	u, _ := url.Parse("https://tools.example/")
 	public, err := newAddresses(u, nil)
 	if err != nil {
@@ -95,7 +95,7 @@ func TestExceptions(t *testing.T) {
 	}
 }
 
-func TestParseURL(t *testing.T) {
+func TestG02G05D11ParseURL(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://Tools.Example":            "https://tools.example/",
 		"https://tools.example:443/mcp":    "https://tools.example/mcp",
@@ -127,7 +127,7 @@ func TestParseURL(t *testing.T) {
 
 // G03: the address that was checked is the address that is dialled, and one
 // bad answer refuses the name.
-func TestResolve(t *testing.T) {
+func TestG03Resolve(t *testing.T) {
 	u, _ := url.Parse("https://tools.example/")
 	allow, _ := newAddresses(u, nil)
 	for name, c := range map[string]struct {

@@ -55,7 +55,7 @@ func TestStdioSDK(t *testing.T) {
 
 // P03, C11: exactly the configured environment, arguments, directory and
 // three descriptors, in a process group of its own.
-func TestStdioConfinement(t *testing.T) {
+func TestP03StdioConfinement(t *testing.T) {
 	t.Setenv("CANARY", "c4n4ry")
 	s := selfServer(t, "legacy")
 	s.Dir = t.TempDir()
@@ -135,7 +135,7 @@ func TestStdioMisbehaviour(t *testing.T) {
 		{"hang", "timeout", "", 0},
 		{"flood", "bad_reply", "", 0},
 	} {
-		t.Run(c.tool, func(t *testing.T) {
+		t.Run("B15 "+c.tool, func(t *testing.T) {
 			l := limits
 			switch c.tool {
 			case "flood":

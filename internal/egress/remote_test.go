@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -372,10 +373,10 @@ func TestBadReplies(t *testing.T) {
 		"text":                          {func(w http.ResponseWriter, _ *http.Request, _ mcpwire.Message) { io.WriteString(w, "hello") }, "bad_reply"},
 		"empty stream":                  {sse(""), "reply_cut"},
 		"cut event":                     {sse("data: {\"jsonrpc\":\"2.0\",\"id\":ID,\"result\":{}}"), "reply_cut"},
-		"D14 301":                       {status(301, "x"), "redirect"},
-		"D14 302":                       {status(302, "x"), "redirect"},
-		"D14 307":                       {status(307, "x"), "redirect"},
-		"D14 308":                       {status(308, "x"), "redirect"},
+		"D14 G04 301":                   {status(301, "x"), "redirect"},
+		"D14 G04 302":                   {status(302, "x"), "redirect"},
+		"D14 G04 307":                   {status(307, "x"), "redirect"},
+		"D14 G04 308":                   {status(308, "x"), "redirect"},
 		"F09 401":                       {status(401, ""), "upstream_auth"},
 		"500":                           {status(500, "stack trace"), "status"},
 		"R02 endless headers": {func(w http.ResponseWriter, _ *http.Request, _ mcpwire.Message) {
@@ -767,10 +768,28 @@ func TestServerConfiguration(t *testing.T) {
 	}
 }
 
-// G06, B12: nothing from our environment or from an agent reaches a server.
-func TestNoProxyFromEnvironment(t *testing.T) {
-	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
-	t.Setenv("http_proxy", "http://127.0.0.1:1")
+// TestG06NothingFromTheEnvironment: no proxy, no log of session keys.
+func TestG06NothingFromTheEnvironment(t *testing.T) {
+	keys := t.TempDir() + "/keys"
+	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} {
+		t.Setenv(name, "http://127.0.0.1:1")
+	}
+	t.Setenv("NO_PROXY", "")
+	t.Setenv("SSLKEYLOGFILE", keys)
+	secured := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		m, _ := mcpwire.Parse(b, strictjson.Request)
+		modern(func(w http.ResponseWriter, _ *http.Request, m mcpwire.Message) { reply(w, m, `{}`) })(w, r, m)
+	}))
+	defer secured.Close()
+	s := local(secured.URL)
+	s.TLS = secured.Client().Transport.(*http.Transport).TLSClientConfig
+	if _, err := result(t, newEgress(t, Options{Servers: []Server{s}}), toolCall(t, "srv", "x", `{}`)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(keys); err == nil {
+		t.Error("the keys of a session were written to a file")
+	}
 	rec := newRecorder(t, modern(func(w http.ResponseWriter, _ *http.Request, m mcpwire.Message) { reply(w, m, `{}`) }))
 	e := newEgress(t, Options{Servers: []Server{local(rec.URL)}})
 	if _, err := result(t, e, toolCall(t, "srv", "x", `{}`)); err != nil {

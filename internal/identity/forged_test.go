@@ -421,7 +421,7 @@ func TestForgedTokens(t *testing.T) {
 		"no act":                          b.forge(t, header, with("act", nil)),
 		"act as a text":                   b.forge(t, header, with("act", "spiffe://test.example/agent/planner")),
 		"act with something beside":       b.forge(t, header, with("act", map[string]string{"sub": "spiffe://test.example/agent/planner", "iss": "x"})),
-		"act of a foreign chain":          b.forge(t, header, with("act", json.RawMessage(`{"sub":"spiffe://test.example/agent/planner","act":{"sub":"spiffe://other.example/agent/x"}}`))),
+		"J05 act of a foreign chain":      b.forge(t, header, with("act", json.RawMessage(`{"sub":"spiffe://test.example/agent/planner","act":{"sub":"spiffe://other.example/agent/x"}}`))),
 		"cnf of no form":                  b.forge(t, header, with("cnf", map[string]string{"jkt": "x"})),
 		"cnf empty":                       b.forge(t, header, with("cnf", map[string]string{})),
 		"cnf twice":                       b.forge(t, header, with("cnf", map[string]string{"jkt": thumb, "x5t#S256": thumb})),

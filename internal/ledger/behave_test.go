@@ -134,7 +134,7 @@ func keyOf(t *testing.T, w *world) string {
 }
 
 // M03: a flush that fails once stops everything; a restart recovers.
-func TestFailedFlushSeals(t *testing.T) {
+func TestM03FailedFlushSeals(t *testing.T) {
 	w := newWorld("/log")
 	fs := ledgertest.NewFS()
 	w.FS, w.SegmentSize, w.Reserve = fs, ledger.MinSegment, ledger.MinSegment
@@ -168,7 +168,7 @@ func TestFailedFlushSeals(t *testing.T) {
 
 // M02: the disk fills; Intents are refused ahead of time, Outcomes of those
 // that were let through still fit, and it heals without a restart.
-func TestDiskFull(t *testing.T) {
+func TestM02DiskFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, fs, _ := memoryWorld()
 		l := w.open(t)
@@ -291,7 +291,7 @@ func TestConflicts(t *testing.T) {
 
 // M07: whatever an agent puts into a text, a refusal is recorded; an Intent
 // that would have to be cut is refused.
-func TestTexts(t *testing.T) {
+func TestM07Texts(t *testing.T) {
 	w := newWorld(t.TempDir())
 	l := w.open(t)
 	for name, s := range map[string]string{
@@ -508,7 +508,7 @@ func (m *memoryIndex) Close() error                                             
 
 // M01: kill -9 under load. The child prints each acknowledged entry; after
 // each kill all of them must be there, at their place.
-func TestKill(t *testing.T) {
+func TestM01Kill(t *testing.T) {
 	if dir := os.Getenv("LEDGER_TEST_KILL_DIR"); dir != "" {
 		killChild(dir)
 		return
@@ -520,7 +520,7 @@ func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	acked := map[string]string{}
 	for c := range cycles {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestKill$")
+		cmd := exec.Command(os.Args[0], "-test.run=^TestM01Kill$")
 		cmd.Env = append(os.Environ(), "LEDGER_TEST_KILL_DIR="+dir)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -758,7 +758,7 @@ func TestLargePayload(t *testing.T) {
 }
 
 // M06: one agent's flood takes no place from another's entry.
-func TestFloodLeavesRoom(t *testing.T) {
+func TestM06FloodLeavesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, fs, _ := memoryWorld()
 		w.Reserve = 16 << 20

@@ -58,7 +58,7 @@ func expectFault(t *testing.T, what string, err error) {
 	}
 }
 
-func TestTamper(t *testing.T) {
+func TestM04Tamper(t *testing.T) {
 	w, fs, held, key := tamperWorld(t)
 	rep, err := verify(fs, proof.Options{Held: [][]byte{held}, Keys: map[string]string{rep0(key): key}})
 	if err != nil {
@@ -217,7 +217,7 @@ func TestNamesTheEntry(t *testing.T) {
 
 // TestTornTail cuts the last batch at every sector: before anything covers
 // it, it is trimmed and said; once something does, it is damage.
-func TestTornTail(t *testing.T) {
+func TestM04TornTail(t *testing.T) {
 	w := newWorld("/log")
 	fs := ledgertest.NewFS()
 	w.FS, w.SegmentSize, w.Reserve = fs, ledger.MinSegment, ledger.MinSegment

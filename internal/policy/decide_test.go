@@ -283,7 +283,7 @@ func TestErroringPolicyDenies(t *testing.T) {
 	})
 }
 
-func TestEngine(t *testing.T) {
+func TestH07Engine(t *testing.T) {
 	tools := bank(t)
 	e := New()
 	r := request(t, tools, "bank___get_balance", `{"account":"1"}`)

@@ -41,7 +41,7 @@ func compare(t rapid.TB, x *index, g cedar.EntityGetter, r cedar.Request) (cedar
 
 // H10: random policies of every scope shape, groups three deep, unknown
 // principals, conditions that err: the index changes nothing.
-func TestIndexEqualsFullEvaluation(t *testing.T) {
+func TestH10IndexEqualsFullEvaluation(t *testing.T) {
 	uids := func(typ string, n int) (out []string) {
 		for i := range n {
 			out = append(out, fmt.Sprintf("%s::%q", typ, fmt.Sprint(i)))
@@ -109,7 +109,7 @@ func TestIndexEqualsFullEvaluation(t *testing.T) {
 
 // Properties of the outcome layer over random sets of sound policies, and of
 // the strict wrapper when one of them is made to err (H02).
-func TestOutcomeProperties(t *testing.T) {
+func TestH02OutcomeProperties(t *testing.T) {
 	tools := bank(t)
 	base := compile(t, source("groups.yaml", "payments: [bank___send_money]"), tools)
 	scopes := []string{
@@ -200,7 +200,7 @@ func TestOutcomeProperties(t *testing.T) {
 
 // Cedar's own corpus, as it lies in the module, through our index and our
 // splitter: 7,750 tests, every 25th with -short.
-func TestCedarCorpus(t *testing.T) {
+func TestH10CedarCorpus(t *testing.T) {
 	step, least := 1, 7000
 	if testing.Short() {
 		step, least = 25, 300

@@ -582,7 +582,7 @@ func TestEveryPrimitivePassesTheGate(t *testing.T) {
 				}
 				return r
 			}
-			t.Run(fmt.Sprintf("B09 %s era %d", name, e), func(t *testing.T) {
+			t.Run(fmt.Sprintf("B09 B10 M12 %s era %d", name, e), func(t *testing.T) {
 				w.decide = func(*ostiary.Request) ostiary.Decision {
 					return ostiary.Decision{Code: "forbid", Reasons: []ostiary.Reason{{Policy: "none"}}}
 				}
