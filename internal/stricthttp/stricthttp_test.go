@@ -491,7 +491,7 @@ func TestD04StalledUpload(t *testing.T) {
 }
 
 // A head that stalls meets the server's deadline, one that drips meets ours.
-func TestSlowHeads(t *testing.T) {
+func TestR01SlowHeads(t *testing.T) {
 	t.Run("stalled", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

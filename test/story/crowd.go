@@ -54,6 +54,28 @@ func limitFiles(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Value(stateKey{}).(*state).files = args[0]
 }
 
+// crowdCut waits until the far side has closed every connection of the crowd:
+// crowd-cut. Each says a byte of a head now and then, so that only its age can
+// be the reason.
+func crowdCut(ts *testscript.TestScript, neg bool, args []string) {
+	st := ts.Value(stateKey{}).(*state)
+	if len(st.crowd) == 0 {
+		ts.Fatalf("there is no crowd")
+	}
+	eventually(ts, "the crowd to be sent away", nil, func() bool {
+		for _, c := range st.crowd {
+			c.SetDeadline(time.Now().Add(5 * time.Millisecond))
+			c.Write([]byte("P"))
+			if _, err := c.Read(make([]byte, 512)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				return false
+			}
+			c.SetDeadline(time.Time{})
+		}
+		return true
+	})
+	crowdLeaves(ts, false, nil)
+}
+
 // crowdLeaves closes what crowd holds.
 func crowdLeaves(ts *testscript.TestScript, neg bool, args []string) {
 	st := ts.Value(stateKey{}).(*state)

@@ -22,7 +22,7 @@
 //	hammer TOKEN URL TOOL ARGUMENTS  call without a pause until hammer-stop, whatever the answers are
 //	killings FILE TOKEN AGENT  kill and start the gateway again and again while calls go on arriving in FILE, OSTIARY_KILLS times
 //	limit-files N      the gateway may open N files from its next start on
-//	crowd ADDR FROM N KEPT  open N silent connections from a loopback address; fail unless KEPT stay open; crowd-leaves closes them
+//	crowd ADDR FROM N KEPT  open N silent connections from a loopback address; fail unless KEPT stay open; crowd-leaves closes them, crowd-cut waits until the gateway has
 //	now NAME           set $NAME to the time; unpermitted TIME: fail if the log holds a permit from 100 ms after it on
 //	counted N CODE     fail unless the log counts N strangers who were sent away with the code
 //	digests N TOOL     fail unless the log holds N different actions of a tool
@@ -145,6 +145,7 @@ func Run(t *testing.T, dir string, more map[string]func(*testscript.TestScript, 
 			"again":        again,
 			"smaller":      smaller,
 			"crowd":        crowd,
+			"crowd-cut":    crowdCut,
 			"limit-files":  limitFiles,
 			"counted":      counted,
 			"digests":      digests,

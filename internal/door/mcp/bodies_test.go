@@ -11,9 +11,9 @@ import (
 	"github.com/ostiary/ostiary"
 )
 
-// TestBodiesAreBounded: one agent with many slow uploads is refused, others
+// TestR01BodiesAreBounded: one agent with many slow uploads is refused, others
 // are not, and all room comes back.
-func TestBodiesAreBounded(t *testing.T) {
+func TestR01BodiesAreBounded(t *testing.T) {
 	w := newWorld(t)
 	var all sync.WaitGroup
 	var ends []*io.PipeWriter

@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/stricthttp"
 )
 
@@ -67,7 +70,7 @@ func TestStrangersHoldNothing(t *testing.T) {
 		}
 	})
 	for _, path := range []string{"/mcp", "/nothing"} {
-		t.Run("a stalled body on "+path, func(t *testing.T) {
+		t.Run("R01 a stalled body on "+path, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
@@ -91,6 +94,72 @@ func TestStrangersHoldNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSlowClients: who drips a body, or does not read an answer, holds nothing
+// for longer than a body or a write may take, and a call whose answer nobody
+// reads is settled.
+func TestSlowClients(t *testing.T) {
+	speak := func(t *testing.T, w *world, f func(near net.Conn)) {
+		l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		s := NewServer(w.door, slog.New(slog.DiscardHandler))
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(stricthttp.NewListener(l, stricthttp.Standard())) }()
+		near, far := net.Pipe()
+		l.conns <- far
+		w.door.hosts["gate.test"] = true
+		near.SetDeadline(time.Now().Add(time.Hour))
+		f(near)
+		near.Close()
+		s.Close()
+		<-served
+	}
+	t.Run("R01 a body that drips", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			speak(t, w, func(near net.Conn) {
+				go io.Copy(io.Discard, near)
+				io.WriteString(near, head("gate.test", "Content-Length: 100000"))
+				began := time.Now()
+				for {
+					if _, err := io.WriteString(near, " "); err != nil {
+						break
+					}
+					time.Sleep(time.Second)
+				}
+				if took := time.Since(began); took > bodyTimeout+idleTimeout {
+					t.Error("it dripped for", took)
+				}
+			})
+			if w.forwarded() != 0 {
+				t.Error("half a body was forwarded")
+			}
+		})
+	})
+	t.Run("R01 an answer that nobody reads", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.forward = func(context.Context, *gate.Dispatch) (gate.Stream, error) {
+				return result(`{"content":[],"x":"` + strings.Repeat("x", 4<<20) + `"}`), nil
+			}
+			speak(t, w, func(near net.Conn) {
+				call := callBody("1", "")
+				io.WriteString(near, head("gate.test", fmt.Sprintf("Content-Length: %d", len(call)))+call)
+				one := make([]byte, 1)
+				if _, err := near.Read(one); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(writeTimeout + time.Second)
+				synctest.Wait()
+				if n, err := io.Copy(io.Discard, near); err != nil || n > 1<<20 {
+					t.Errorf("after %v of silence %d bytes came, %v", writeTimeout, n, err)
+				}
+			})
+			if last := w.entries[len(w.entries)-1]; last.Kind != ostiary.KindOutcome {
+				t.Errorf("not settled: %+v", last)
+			}
+		})
+	})
 }
 
 func head(host string, more ...string) string {

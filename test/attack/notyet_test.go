@@ -1,0 +1,62 @@
+package attack
+
+// notYet are the threats to what does not exist yet, and those that no test of
+// this repository can show, each with its reason.
+var notYet = map[string]string{
+	"C06": "needs labels on values: a result taints its session, and nothing more fine-grained is known of it",
+	"C07": "needs labels on values, and approvals",
+	"C08": "needs to know whose a row of a result is",
+	"C10": "nothing here starts containers",
+
+	"E10": "there are no external issuers and no key sets that are fetched",
+	"E12": "there are no DPoP proofs",
+
+	"F03": "there is no authorization server, and no consent",
+	"F04": "there is no authorization server",
+	"F05": "there is no authorization server",
+	"F06": "there is no authorization server",
+	"F07": "no client metadata is fetched",
+	"F08": "no endpoint is taken from metadata, and nothing opens a browser",
+	"F10": "there is no authorization server",
+	"F11": "there are no scopes",
+
+	"G07": "there is no door for HTTP APIs; a tool server's URL is the operator's and holds no template",
+
+	"I01": "there are no approvals", "I02": "there are no approvals", "I03": "there are no approvals", "I04": "there are no approvals",
+	"I05": "there are no approvals", "I06": "there are no approvals", "I07": "there are no approvals", "I08": "there are no approvals",
+	"I09": "there are no approvals", "I10": "there are no approvals",
+
+	"J01": "there is no delegation from agent to agent", "J02": "there is no delegation from agent to agent",
+	"J03": "there is no delegation from agent to agent", "J04": "there is no delegation from agent to agent",
+	"J06": "there is no token exchange", "J07": "no agents are called", "J08": "no agents are called",
+
+	"K01": "there are no budgets", "K02": "there are no budgets", "K03": "there are no budgets", "K04": "there are no budgets",
+	"K05": "there are no budgets", "K06": "there are no budgets", "K07": "there are no budgets",
+
+	"L03": "the control side is inside each gateway, so it cannot be away from it",
+	"L04": "nothing is pushed: a gateway reads the whole control state, by its gap-free revision",
+	"L06": "revocation has no bar of its own before there are mandates to revoke in numbers",
+
+	"M08": "nothing is exported: whoever wants the log copies its files, and tells by them how far they go",
+
+	"N01": "there is no risk engine", "N02": "there is no risk engine", "N03": "there is no risk engine", "N04": "there is no risk engine",
+	"N05": "there is no risk engine", "N06": "there is no risk engine", "N07": "there is no risk engine",
+
+	"O01": "there is no console", "O02": "there is no console", "O03": "there is no console", "O04": "there is no console",
+	"O05": "there is no console", "O06": "there is no console", "O08": "nobody signs in, and there are no codes",
+	"O09": "nobody signs in", "O10": "there is no console", "O11": "there is one kind of operator: who may use the socket",
+
+	"P01": "stdio servers have no sandbox: a root is theirs to keep", "P02": "stdio servers have no sandbox",
+	"P04": "stdio servers have no sandbox", "P05": "the gateway makes no argument of a command from anything an agent says",
+	"P06": "stdio servers have no sandbox", "P07": "stdio servers have no sandbox",
+
+	"Q07": "secrets are looked up by their hash or proven by a signature; a time measured on a shared machine would prove nothing",
+
+	"R08": "how others fare under a flood of handshakes is a figure, which needs cores of its own to be measured",
+	"R10": "needs a memory control group of its own, which a test may not make",
+
+	"S03": "nothing is released", "S04": "nothing is released",
+	"S05": "there are no default credentials: every key is made at the first start",
+	"S07": "each step of a migration is one transaction, and there is no older release to come from",
+	"S09": "capabilities of dependencies are not compared by a tool",
+}
