@@ -21,11 +21,16 @@ var catalogue = map[string]int{
 	"K": 7, "L": 6, "M": 12, "N": 7, "O": 11, "P": 7, "Q": 7, "R": 10, "S": 9,
 }
 
+// growing are the groups whose engines come piece by piece: who shows another of
+// their threats need not shorten the list at the same moment.
+const growing = "EFIJKLNOS"
+
 // TestEveryThreatIsShown demands of each threat of the catalogue that a test
 // is named for it, or that the list of those that do not apply yet says why.
 // What names a test is the file of a story here, a test function, a subtest,
 // or the name of a table's entry; a comment or a message does not. A threat
-// in both places is an error too, so that the list tells the truth.
+// in both places is an error too, outside the groups that grow, so that the
+// list tells the truth.
 func TestEveryThreatIsShown(t *testing.T) {
 	shown, err := named("../..")
 	if err != nil {
@@ -38,6 +43,8 @@ func TestEveryThreatIsShown(t *testing.T) {
 			switch {
 			case len(shown[id]) == 0 && !absent:
 				t.Errorf("no test is named for %s", id)
+			case len(shown[id]) > 0 && absent && strings.Contains(growing, group):
+				t.Logf("%s is shown and can leave the list", id)
 			case len(shown[id]) > 0 && absent:
 				t.Errorf("%s does not apply yet (%s), but is shown by %v", id, why, shown[id])
 			case absent && strings.TrimSpace(why) == "":

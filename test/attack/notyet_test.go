@@ -8,15 +8,11 @@ var notYet = map[string]string{
 	"C08": "needs to know whose a row of a result is",
 	"C10": "nothing here starts containers",
 
-	"E10": "there are no external issuers and no key sets that are fetched",
-	"E12": "there are no DPoP proofs",
-
 	"F03": "there is no authorization server, and no consent",
 	"F04": "there is no authorization server",
 	"F05": "there is no authorization server",
 	"F06": "there is no authorization server",
 	"F07": "no client metadata is fetched",
-	"F08": "no endpoint is taken from metadata, and nothing opens a browser",
 	"F10": "there is no authorization server",
 	"F11": "there are no scopes",
 
