@@ -18,42 +18,15 @@ package sim
 import (
 	"flag"
 	"fmt"
-	"os"
-	"runtime"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 )
 
-// inCI is how many seeds every run of the tests tries: about half a minute on
-// two cores.
-const inCI = 1000
+var oneSeed = flag.Uint64("seed", 0, "run this seed alone, and tell its story")
 
-var (
-	oneSeed = flag.Uint64("seed", 0, "run this seed alone, and tell its story")
-	seeds   = flag.Uint64("seeds", 0, "how many seeds TestSeed runs (or OSTIARY_SEEDS in the environment)")
-	first   = flag.Uint64("first", 1, "the first of them")
-)
-
-func howMany(t *testing.T) uint64 {
-	n := uint64(inCI)
-	if s := os.Getenv("OSTIARY_SEEDS"); s != "" {
-		var err error
-		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatalf("OSTIARY_SEEDS: %v", err)
-		}
-	}
-	if *seeds > 0 {
-		n = *seeds
-	}
-	if testing.Short() {
-		n = min(n, 50)
-	}
-	return n
-}
-
-// TestSeed runs many worlds, or the one that -seed names.
+// TestSeed runs many worlds, or the one that -seed names. It stops at the first
+// that breaks a law.
 func TestSeed(t *testing.T) {
 	if *oneSeed != 0 {
 		var total sum
@@ -61,35 +34,22 @@ func TestSeed(t *testing.T) {
 		t.Log(total.String())
 		return
 	}
-	n := howMany(t)
-	var next atomic.Uint64
-	var total sum
-	t.Run("worlds", func(t *testing.T) {
-		for range runtime.GOMAXPROCS(0) {
-			t.Run("", func(t *testing.T) {
-				t.Parallel()
-				for !t.Failed() {
-					i := next.Add(1) - 1
-					if i >= n {
-						return
-					}
-					run(t, *first+i, &total)
-				}
-			})
-		}
-	})
-	t.Log(total.String())
+	c := newCampaign(t)
+	c.run(t)
+	t.Log(c.total.String())
 	if !t.Failed() {
-		total.enough(t, n)
+		c.total.enough(t, c.tried())
 	}
 }
 
-// run builds one world, lets it happen, and checks it.
-func run(t *testing.T, seed uint64, total *sum) {
+// run builds one world, lets it happen, and checks it. It reports whether every
+// law held.
+func run(t *testing.T, seed uint64, total *sum) (held bool) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(seed)
 		w.live()
 		w.check()
+		held = len(w.problems) == 0
 		total.add(w)
 		for i, p := range w.problems {
 			if i == 10 {
@@ -107,6 +67,7 @@ func run(t *testing.T, seed uint64, total *sum) {
 			}
 		}
 	})
+	return held
 }
 
 // sum counts what happened over all worlds, so that a simulator in which
