@@ -13,7 +13,7 @@ import (
 
 // check looks at what is left when everything is over.
 func (w *world) check() {
-	l := &life{w: w, died: make(chan struct{})}
+	l := &life{w: w, disk: w.disk, died: make(chan struct{})}
 	l.ctx, l.kill = context.WithCancel(context.Background())
 	defer l.kill()
 	w.plan.windows = nil

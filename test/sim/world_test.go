@@ -114,6 +114,7 @@ func (w *world) tell(format string, args ...any) {
 type life struct {
 	w     *world
 	ends  ending
+	disk  *ledgertest.FS // the world's, until it ends
 	ctx   context.Context
 	kill  context.CancelFunc
 	dead  atomic.Bool
@@ -156,7 +157,7 @@ func (w *world) process(ends ending, done <-chan struct{}) (again bool) {
 	if ends.op > 0 {
 		w.disk.FailAt, w.disk.Mode, w.disk.Off = ends.op, ends.mode, ends.off
 	}
-	l := &life{w: w, ends: ends, died: make(chan struct{})}
+	l := &life{w: w, ends: ends, disk: w.disk, died: make(chan struct{})}
 	l.ctx, l.kill = context.WithCancel(context.Background())
 	defer l.kill()
 	if err := l.open(); err != nil {
@@ -188,7 +189,7 @@ func (w *world) process(ends ending, done <-chan struct{}) (again bool) {
 		if err := l.log.Close(); err != nil && ends.op == 0 && w.fault("anchors") == "" {
 			w.problem("an undisturbed end fails: %v", err)
 		}
-		w.disk = w.disk.Restart()
+		l.once.Do(func() { w.disk = l.disk.Restart() }) // a failure that is told only now has no disk to take away any more
 		return false
 	case <-crash:
 		l.die("crash")
@@ -204,13 +205,12 @@ func (l *life) die(why string) {
 	l.once.Do(func() {
 		l.dead.Store(true)
 		w := l.w
-		old := w.disk
 		if l.ends.power {
-			w.disk = old.Crash(l.ends.seed)
+			w.disk = l.disk.Crash(l.ends.seed)
 		} else {
-			w.disk = old.Restart()
+			w.disk = l.disk.Restart()
 		}
-		old.Cut()
+		l.disk.Cut()
 		w.mu.Lock()
 		w.n.crashes++
 		w.mu.Unlock()
