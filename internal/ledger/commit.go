@@ -207,9 +207,9 @@ func (l *Log) makeRoom(v *volume, batch []*pending, need int64) ([]*pending, err
 	if fits() && onlySpare {
 		return batch, nil
 	}
-	err := l.nextSegment(v, need+openingRoom, false)
+	err := l.nextSegment(v, need+openingRoom(l.opt.SegmentSize), false)
 	for start := time.Now(); errors.Is(err, errNoRoom) && time.Since(start) < fullWithin && l.room.await(); {
-		err = l.nextSegment(v, need+openingRoom, false)
+		err = l.nextSegment(v, need+openingRoom(l.opt.SegmentSize), false)
 	}
 	if err == nil || !errors.Is(err, errNoRoom) {
 		return batch, err
@@ -228,7 +228,7 @@ func (l *Log) makeRoom(v *volume, batch []*pending, need int64) ([]*pending, err
 	if len(kept) == 0 || fits() {
 		return kept, nil
 	}
-	if err := l.nextSegment(v, need+openingRoom, true); errors.Is(err, errNoRoom) {
+	if err := l.nextSegment(v, need+openingRoom(l.opt.Reserve), true); errors.Is(err, errNoRoom) {
 		answerAll(kept, ostiary.Errorf(ostiary.Unavailable, "ledger_full", "the ledger has no room, not even its reserve"))
 		return nil, nil
 	} else if err != nil {

@@ -334,7 +334,7 @@ func (l *Log) turnMonth(ctx context.Context, v *volume, month string) error {
 
 // turn runs in the committer.
 func (l *Log) turn(ctx context.Context, v, next *volume, s *segment) error {
-	next.left.Store(s.size - openingRoom)
+	next.left.Store(s.size - openingRoom(s.size))
 	l.mu.Lock()
 	l.volumes = append(l.volumes, next)
 	l.mu.Unlock()

@@ -25,6 +25,9 @@ type segment struct {
 	file    File        // open while it is live or spare; else opened to read
 	named   atomic.Bool // its name is durable
 
+	readers sync.WaitGroup // of file, counted under the volume's mutex
+	retired File           // while its last readers are waited for
+
 	places []proof.Place // its batches; nil until somebody reads. Guarded by the volume's mutex
 }
 
@@ -110,9 +113,10 @@ const (
 	sparePrefix = ".spare-"
 )
 
-// openingRoom is what the segment and state frames may take, with as many
-// open Intents as the room for their Outcomes allows.
-const openingRoom = 64 << 10
+// openingRoom is what the segment and state frames may take in a segment of
+// this size, with as many open Intents as the room for their Outcomes allows:
+// those of three segments, at 34 bytes each.
+func openingRoom(size int64) int64 { return max(64<<10, size/128) }
 
 func (r *room) state() (spares int, short bool) {
 	r.mu.Lock()
@@ -126,10 +130,10 @@ func (r *room) extra(reserveSize int64) (normal, reserve int64, short bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.spares {
-		normal += s.size - openingRoom
+		normal += s.size - openingRoom(s.size)
 	}
 	if r.reserve != nil {
-		reserve = reserveSize - openingRoom
+		reserve = reserveSize - openingRoom(reserveSize)
 	}
 	return normal, reserve, r.why != nil
 }
@@ -341,6 +345,9 @@ func (l *Log) stock(ctx context.Context) {
 	defer t.Stop()
 	short := false
 	for ctx.Err() == nil {
+		if err := l.current().retire(); err != nil {
+			l.log.Warn("closing a ledger segment", "err", err)
+		}
 		did, err := l.replenish()
 		l.updateRoom()
 		poke(l.room.ready)

@@ -36,6 +36,8 @@ type volume struct {
 	mu   sync.RWMutex
 	segs []*segment // by number; the last is live
 
+	remembered []*segment // whose places were found by reading, oldest first
+
 	head      atomic.Pointer[head] // up to what is flushed
 	tree      tree
 	keys      keys
@@ -89,8 +91,12 @@ func (v *volume) list() ([]*segment, error) {
 func (v *volume) with(s *segment, f func(File, int64) error) error {
 	v.mu.RLock()
 	file, size := s.file, s.size
+	if file != nil {
+		s.readers.Add(1)
+	}
 	v.mu.RUnlock()
 	if file != nil {
+		defer s.readers.Done()
 		return f(file, size)
 	}
 	file, err := v.fs.Open(s.path, true)
@@ -137,11 +143,7 @@ func (v *volume) segmentOf(index uint64) (*segment, []proof.Place, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading segment %d: %w", s.number, err)
 	}
-	v.mu.Lock()
-	if s.places == nil { // the live segment's are kept by the committer
-		s.places = places
-	}
-	v.mu.Unlock()
+	v.remember(s, places)
 	return s, places, nil
 }
 
