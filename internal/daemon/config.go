@@ -171,7 +171,8 @@ type IdentityConfig struct {
 
 // LedgerConfig sets the log.
 type LedgerConfig struct {
-	// SegmentSize of log files: 1MiB to 1GiB. Default 64MiB.
+	// SegmentSize of log files: 1MiB to 1GiB. It also bounds the calls and streams that may be open at one time: 12,000
+	// with the default, 1,100 with 1MiB. Default 64MiB.
 	SegmentSize Size `yaml:"segment_size"`
 	// MaxActionTime is how long a call or a listening stream may take; it is ended then. An action that still has
 	// no outcome settleMargin later is Unknown. 1s to 24h. Default 15m.

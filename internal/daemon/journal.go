@@ -80,7 +80,7 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 		}
 		l, err := ledger.Open(ctx, ledger.Options{
 			Dir: filepath.Join(cfg.Data, "log", dir), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: controlState{db, epoch},
-			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Longest: time.Duration(cfg.Ledger.MaxActionTime) + settleMargin, FS: files, Clock: clock, Logger: log.With("log", name),
+			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Reserve: reserve(cfg, parent), Longest: time.Duration(cfg.Ledger.MaxActionTime) + settleMargin, FS: files, Clock: clock, Logger: log.With("log", name),
 		})
 		if err != nil {
 			return nil, err
@@ -101,6 +101,19 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 // indexAgain is how long an index that failed is left alone before it is tried
 // again.
 const indexAgain = time.Second
+
+// mostReserve bounds the reserve that grows with the segments.
+const mostReserve = 64 << 20
+
+// reserve is a gateway's for the outcomes of calls and streams that are open:
+// together with the two spare segments there is always room for 12,000 of them,
+// if segments have their usual size. The deployment's log opens none.
+func reserve(cfg *Config, parent *ledger.Log) int64 {
+	if parent == nil {
+		return ledger.DefaultReserve
+	}
+	return max(ledger.DefaultReserve, min(int64(cfg.Ledger.SegmentSize), mostReserve))
+}
 
 // follow builds the index of a log beside it, for as long as both live. An
 // index that fails lags until it works again, and holds up nothing else.
