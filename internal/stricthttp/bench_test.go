@@ -30,7 +30,7 @@ func one(t testing.TB, c *conn, p []byte) {
 }
 
 func TestNoAllocations(t *testing.T) {
-	c := &conn{Conn: &loop{}, limits: Standard()}
+	c := &conn{Conn: &loop{}, limits: Standard(), buffers: &buffers{}}
 	p := make([]byte, len(ordinary))
 	one(t, c, p)
 	if n := testing.AllocsPerRun(100, func() { one(t, c, p) }); n != 0 {
@@ -42,7 +42,7 @@ func TestNoAllocations(t *testing.T) {
 }
 
 func BenchmarkConn(b *testing.B) {
-	c := &conn{Conn: &loop{}, limits: Standard()}
+	c := &conn{Conn: &loop{}, limits: Standard(), buffers: &buffers{}}
 	p := make([]byte, len(ordinary))
 	b.ReportAllocs()
 	b.SetBytes(int64(len(p)))

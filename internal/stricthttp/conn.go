@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -12,6 +13,23 @@ import (
 // firstBuffer holds most heads. A connection that has met a larger one gives
 // the larger buffer back when it is empty.
 const firstBuffer = 4 << 10
+
+// buffers lends buffers of that size to the connections of one listener.
+type buffers struct{ pool sync.Pool }
+
+func (b *buffers) take() []byte {
+	if p, ok := b.pool.Get().(*[firstBuffer]byte); ok {
+		return p[:]
+	}
+	return make([]byte, firstBuffer)
+}
+
+// give takes a buffer back, of any other size to forget it.
+func (b *buffers) give(buf []byte) {
+	if len(buf) == firstBuffer {
+		b.pool.Put((*[firstBuffer]byte)(buf))
+	}
+}
 
 // state is what stands at the start of the bytes not looked at yet.
 type state uint8
@@ -27,9 +45,12 @@ const (
 // time, as net/http guarantees; the fields below belong to it.
 type conn struct {
 	net.Conn
-	limits Limits
+	limits  Limits
+	buffers *buffers
 
-	buf        []byte // buf[start:end] was read and not handed out
+	buf        []byte   // buf[start:end] was read and not handed out
+	watch      [64]byte // is buf while net/http only wants to notice that the far side left
+	watching   bool
 	start, end int
 	later      error // came with the last bytes read
 
@@ -61,6 +82,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	c.watching = len(p) == 1 // as net/http does while a handler runs, maybe for hours
 	for {
 		switch {
 		case c.ready > 0:
@@ -129,12 +151,18 @@ func (c *conn) fill(limit int) error {
 	switch {
 	case c.start == c.end:
 		c.start, c.end = 0, 0
-		if cap(c.buf) != firstBuffer {
-			c.buf = make([]byte, firstBuffer)
+		if c.watching {
+			c.buffers.give(c.buf)
+			c.buf = c.watch[:]
+		} else if len(c.buf) != firstBuffer {
+			c.buf = c.buffers.take()
 		}
 	case c.end == len(c.buf) && c.start > 0:
 		c.end = copy(c.buf, c.buf[c.start:c.end])
 		c.start = 0
+	case c.end < firstBuffer && c.end == len(c.buf):
+		c.buf = c.buffers.take()
+		copy(c.buf, c.watch[:])
 	case c.end == len(c.buf):
 		larger := make([]byte, min(2*len(c.buf), max(limit, len(c.buf)+1)))
 		c.end = copy(larger, c.buf)

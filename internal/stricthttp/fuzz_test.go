@@ -21,7 +21,7 @@ func passed(t *testing.T, in []byte, piece, read int) (out []byte, heads []int, 
 		in = in[n:]
 	}
 	limits := Limits{Head: 2048, Target: 256, Fields: 20, Body: 1000, Arrival: 1 << 40}
-	c := &conn{Conn: far, limits: limits}
+	c := &conn{Conn: far, limits: limits, buffers: &buffers{}}
 	p := make([]byte, read)
 	for idle := 0; ; {
 		fresh := c.ready == 0 && c.direct == 0 && c.state == atHead

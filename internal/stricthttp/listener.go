@@ -63,12 +63,13 @@ func Standard() Limits {
 // through. l may be a TLS listener: then a server above sees the state of TLS
 // in each request, as it does without this package.
 func NewListener(l net.Listener, limits Limits) net.Listener {
-	return &listener{l, limits}
+	return &listener{Listener: l, limits: limits}
 }
 
 type listener struct {
 	net.Listener
-	limits Limits
+	limits  Limits
+	buffers buffers
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -76,7 +77,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: inner, limits: l.limits}
+	c := &conn{Conn: inner, limits: l.limits, buffers: &l.buffers}
 	if t, ok := inner.(*tls.Conn); ok {
 		return &tlsConn{c, t}, nil
 	}

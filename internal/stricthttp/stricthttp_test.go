@@ -519,7 +519,7 @@ func TestR01SlowHeads(t *testing.T) {
 		limits := Standard()
 		limits.Arrival = time.Nanosecond
 		far := &script{reads: []string{"GET / HTTP/1.1\r\n", "Host: x", "\r\n", "\r\n"}}
-		c := &conn{Conn: far, limits: limits}
+		c := &conn{Conn: far, limits: limits, buffers: &buffers{}}
 		b, err := io.ReadAll(c)
 		if len(b) != 0 || err != nil || !strings.HasPrefix(far.written.String(), "HTTP/1.1 408 ") {
 			t.Errorf("%q, %v, %q", b, err, far.written.String())
@@ -531,7 +531,7 @@ func TestR01SlowHeads(t *testing.T) {
 // reading ahead that way.
 func TestInterruptedHead(t *testing.T) {
 	far := &script{reads: []string{"GET / HTTP/1.1\r\nHo", "", "st: x\r\n\r", "", "\n"}}
-	c := &conn{Conn: far, limits: Standard()}
+	c := &conn{Conn: far, limits: Standard(), buffers: &buffers{}}
 	var got bytes.Buffer
 	p := make([]byte, 7)
 	for range 100 {

@@ -38,8 +38,8 @@ type answer struct {
 	stream bool
 	done   bool
 	err    error
-	quit   chan struct{} // ends the keepalive
-	ended  sync.WaitGroup
+	tick   *time.Timer    // of the keepalive; nil before the stream starts
+	ended  sync.WaitGroup // counts the tick while it is set or runs
 }
 
 func newAnswer(w http.ResponseWriter) *answer {
@@ -72,28 +72,22 @@ func (a *answer) startStream() {
 	a.deadline()
 	a.w.WriteHeader(http.StatusOK)
 	a.err = a.rc.Flush()
-	a.quit = make(chan struct{})
 	a.ended.Add(1)
-	go a.keepalive(a.quit)
+	a.tick = time.AfterFunc(keepalive, a.keepalive)
 }
 
-// keepalive is owned by finish, which ends it and waits.
-func (a *answer) keepalive(quit <-chan struct{}) {
+// keepalive has a goroutine for as long as it writes: an idle stream needs
+// none. It is owned by finish, which waits for it.
+func (a *answer) keepalive() {
 	defer a.ended.Done()
-	t := time.NewTicker(keepalive)
-	defer t.Stop()
-	for {
-		select {
-		case <-quit:
-			return
-		case <-t.C:
-			a.mu.Lock()
-			if !a.done {
-				a.put([]byte(":\n\n"))
-			}
-			a.mu.Unlock()
-		}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.done {
+		return
 	}
+	a.put([]byte(":\n\n"))
+	a.ended.Add(1)
+	a.tick.Reset(keepalive)
 }
 
 // event sends one message on the event stream, starting it if need be.
@@ -165,12 +159,10 @@ func (a *answer) empty(status int) {
 func (a *answer) finish() {
 	a.mu.Lock()
 	a.done = true
-	quit := a.quit
-	a.quit = nil
-	a.mu.Unlock()
-	if quit != nil {
-		close(quit)
+	if a.tick != nil && a.tick.Stop() {
+		a.ended.Done()
 	}
+	a.mu.Unlock()
 	a.ended.Wait()
 }
 

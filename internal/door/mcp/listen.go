@@ -46,7 +46,7 @@ func (d *Door) listen(x *visit, _ method) {
 		door: d, creds: x.creds, action: x.action, subscription: x.msg.ID.Bytes(), acknowledge: true,
 		want: listKinds{on("toolsListChanged"), on("promptsListChanged"), on("resourcesListChanged")},
 	}
-	x.local(x.action, l.open)
+	x.stream(l.open)
 }
 
 // openStream takes GET: the stream of a legacy session. Nothing can be
@@ -64,10 +64,10 @@ func (d *Door) openStream(x *visit) {
 		x.fault(ostiary.Errorf(ostiary.Conflict, "stream_open", "the session already has an open stream"))
 		return
 	}
-	defer x.session.stopListening()
+	x.listens = true
 	l := &listening{door: d, creds: x.creds, action: x.action, want: listKinds{true, true, true}, ended: x.session.ended}
 	x.streamOnly = true
-	x.local(x.action, l.open)
+	x.stream(l.open)
 }
 
 func (s *session) startListening() bool {
@@ -130,26 +130,41 @@ func (l *listening) Next(ctx context.Context) (gate.Frame, error) {
 	if l.over {
 		return gate.Frame{}, io.EOF
 	}
+	l.wait(ctx)
+	return l.next()
+}
+
+// wait returns when there is something to say, or nothing any more.
+func (l *listening) wait(ctx context.Context) {
 	if l.acknowledge {
-		l.acknowledge = false
-		return l.frame(mcpwire.NotifyAcknowledged, l.agreed())
+		return
 	}
 	t := time.NewTicker(listenPoll)
 	defer t.Stop()
-	for len(l.queue) == 0 {
+	for len(l.queue) == 0 && !l.over {
 		select {
 		case <-t.C:
-			if !l.mayHear(ctx) || !l.door.clock().Before(l.until) {
-				return l.end()
+			if l.over = !l.mayHear(ctx) || !l.door.clock().Before(l.until); !l.over {
+				l.look()
 			}
-			l.look()
 		case <-l.ended:
-			return l.end()
+			l.over = true
 		case <-l.door.closed:
-			return l.end()
+			l.over = true
 		case <-ctx.Done():
-			return l.end() // the client left, which is how a stream ends
+			l.over = true // the client left, which is how a stream ends
 		}
+	}
+}
+
+// next is what wait found to say.
+func (l *listening) next() (gate.Frame, error) {
+	switch {
+	case l.acknowledge:
+		l.acknowledge = false
+		return l.frame(mcpwire.NotifyAcknowledged, l.agreed())
+	case l.over:
+		return l.end()
 	}
 	method := l.queue[0]
 	l.queue = l.queue[1:]
@@ -204,7 +219,6 @@ func (l *listening) frame(method, more string) (gate.Frame, error) {
 }
 
 func (l *listening) end() (gate.Frame, error) {
-	l.over = true
 	result := `{}`
 	if l.subscription != nil {
 		result = `{"resultType":"complete","_meta":` + l.meta() + `}`

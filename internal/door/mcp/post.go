@@ -27,19 +27,19 @@ func (d *Door) post(x *visit) {
 		return
 	}
 	known(x.r)
-	held := announced(x.r)
-	if err := d.bodies.hold(subject.Agent, held); err != nil {
+	announced := announced(x.r)
+	if err := d.bodies.hold(subject.Agent, announced); err != nil {
 		x.fault(err)
 		return
 	}
-	defer func() { d.bodies.release(subject.Agent, held) }()
+	x.holder, x.held = subject.Agent, announced
 	body, err := readBody(x)
 	if err != nil {
 		x.fault(err)
 		return
 	}
-	d.bodies.release(subject.Agent, held-int64(len(body)))
-	held = int64(len(body))
+	x.held = int64(len(body))
+	d.bodies.release(subject.Agent, announced-x.held)
 	msg, perr := mcpwire.Parse(body, strictjson.Request)
 	x.msg = msg // of a broken envelope, the id if it could be told
 	if perr != nil {

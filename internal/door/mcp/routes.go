@@ -43,14 +43,10 @@ func routes() []route {
 // about it, and lets the route's function make the call. A panic below
 // is answered, not passed on: net/http would print what it holds.
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path := r.URL.EscapedPath()
-	if d.metadata(w, r, path) {
+	if d.metadata(w, r, r.URL.EscapedPath()) {
 		return
 	}
-	x := &visit{door: d, r: r, out: newAnswer(w), creds: d.credentials(r, path), version: "http"}
-	if x.creds.Possession != nil {
-		x.out.header().Set("DPoP-Nonce", d.identity.ProofNonce())
-	}
+	x := d.visit(w, r)
 	defer x.out.finish()
 	defer func() {
 		if p := recover(); p != nil {
@@ -58,12 +54,28 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			x.out.refuse(x, ostiary.Errorf(ostiary.Internal, "panic", "internal error"))
 		}
 	}()
-	if r.ContentLength != 0 {
+	defer x.end()
+	d.serve(x)
+	if x.long != nil {
+		x.relay(r.Context(), x.long)
+	}
+}
+
+func (d *Door) visit(w http.ResponseWriter, r *http.Request) *visit {
+	x := &visit{door: d, r: r, out: newAnswer(w), creds: d.credentials(r, r.URL.EscapedPath()), version: "http"}
+	if x.creds.Possession != nil {
+		x.out.header().Set("DPoP-Nonce", d.identity.ProofNonce())
+	}
+	return x
+}
+
+func (d *Door) serve(x *visit) {
+	if x.r.ContentLength != 0 {
 		x.out.rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	}
-	rt, err := d.find(r.Method, path, x)
+	rt, err := d.find(x.r.Method, x.r.URL.EscapedPath(), x)
 	if err == nil {
-		err = d.admit(r, rt)
+		err = d.admit(x.r, rt)
 	}
 	if err != nil {
 		x.plainFault(err)

@@ -29,6 +29,25 @@ type visit struct {
 	target    gate.TargetKind
 
 	streamOnly bool // the answer is an event stream without a response: GET
+
+	// What ends with the request.
+	holder  ostiary.AgentID // whose body it is,
+	held    int64           // and how many bytes of it are counted
+	long    *gate.Reply     // of a stream that may stay open for hours
+	listens bool            // the session's one stream is this one
+}
+
+// end gives back what the request took.
+func (x *visit) end() {
+	if x.long != nil {
+		x.long.Close()
+	}
+	if x.listens {
+		x.session.stopListening()
+	}
+	if x.holder != "" {
+		x.door.bodies.release(x.holder, x.held)
+	}
 }
 
 // request reports whether the client expects a JSON-RPC response.
@@ -131,6 +150,20 @@ func nowhere(context.Context, *gate.Dispatch) (gate.Stream, error) {
 // local makes the call of an answer from this process and relays its reply.
 func (x *visit) local(a ostiary.Action, respond func(context.Context, *gate.Dispatch) (gate.Stream, error)) {
 	x.do(x.r.Context(), a, gate.Target{Kind: gate.ToLocal, Respond: respond})
+}
+
+// stream makes the call of a stream that may stay open for hours. ServeHTTP
+// relays its reply, from where the stack is not deep: whoever waits keeps the
+// stack they wait on, and there may be very many.
+func (x *visit) stream(respond func(context.Context, *gate.Dispatch) (gate.Stream, error)) {
+	x.target = gate.ToLocal
+	reply, err := x.door.gate.Handle(x.r.Context(), x.call(x.action, gate.Target{Kind: gate.ToLocal, Respond: respond}))
+	if err != nil {
+		x.fail(x.r.Context(), err)
+		return
+	}
+	known(x.r)
+	x.long = reply
 }
 
 // do makes the call and relays its reply.
