@@ -50,7 +50,7 @@ type conn struct {
 
 	buf        []byte   // buf[start:end] was read and not handed out
 	watch      [64]byte // is buf while net/http only wants to notice that the far side left
-	watching   bool
+	watching   bool     // since the newest Read
 	start, end int
 	later      error // came with the last bytes read
 
