@@ -485,6 +485,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	background.Go(func() { d.refresh(ctx) })
 	background.Go(func() { d.feel(ctx) })
 	background.Go(func() { d.thrift(ctx) })
+	background.Go(func() { d.wakeListeners(ctx) })
 
 	d.log.Info("serving", "agents", d.Endpoint(), "control", d.cfg.Listen.Control)
 	var err error

@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	// listenPoll is how soon a listening client learns of a changed list,
-	// and how soon a revoked or contained one loses its stream.
+	// listenPoll is how soon a listening client learns of a changed list, and
+	// at the latest loses its stream when its credential ends. What others
+	// decide about it wakes it sooner; see Wake.
 	listenPoll = 2 * time.Second
 	// maxListening bounds open streams of this kind; each costs a goroutine
 	// and an open exchange in the gate.
@@ -108,6 +109,7 @@ type listening struct {
 	until        time.Time       // when it must have ended
 
 	acknowledge bool
+	woken       <-chan struct{} // closed by Wake
 	seen        lists
 	queue       []string
 	over        bool
@@ -118,6 +120,7 @@ type listening struct {
 // open is the responder: it takes one of the places there are.
 func (l *listening) open(_ context.Context, q *gate.Dispatch) (gate.Stream, error) {
 	l.agent = q.Request.Subject.Agent
+	l.woken = l.door.watch.wakes() // before anything is asked, so that no change is missed
 	if !l.door.watch.enter(l.agent) {
 		return nil, ostiary.Errorf(ostiary.Exhausted, "listening", "too many streams are open; try again later").Because(gate.ErrNotSent)
 	}
@@ -142,11 +145,16 @@ func (l *listening) wait(ctx context.Context) {
 	t := time.NewTicker(listenPoll)
 	defer t.Stop()
 	for len(l.queue) == 0 && !l.over {
+		if l.over = !l.mayHear(ctx) || !l.door.clock().Before(l.until); l.over {
+			return
+		}
+		if l.look(); len(l.queue) > 0 {
+			return
+		}
 		select {
 		case <-t.C:
-			if l.over = !l.mayHear(ctx) || !l.door.clock().Before(l.until); !l.over {
-				l.look()
-			}
+		case <-l.woken:
+			l.woken = l.door.watch.wakes()
 		case <-l.ended:
 			l.over = true
 		case <-l.door.closed:
@@ -258,6 +266,7 @@ type watch struct {
 	clock   func() time.Time
 
 	mu      sync.Mutex // guards all below
+	woken   chan struct{} // closed, and replaced, by Wake
 	open    int
 	agents  map[ostiary.AgentID]int // how many of them are whose
 	last    lists
@@ -265,7 +274,25 @@ type watch struct {
 }
 
 func newWatch(c Catalog, clock func() time.Time) *watch {
-	return &watch{catalog: c, clock: clock, agents: map[ostiary.AgentID]int{}}
+	return &watch{catalog: c, clock: clock, woken: make(chan struct{}), agents: map[ostiary.AgentID]int{}}
+}
+
+// Wake lets every listening stream ask now whether it still may. Whoever
+// follows containments and revocations calls it when they have changed. Safe
+// for concurrent use.
+func (d *Door) Wake() { d.watch.wake() }
+
+func (w *watch) wake() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.woken)
+	w.woken = make(chan struct{})
+}
+
+func (w *watch) wakes() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.woken
 }
 
 func (w *watch) enter(a ostiary.AgentID) bool {

@@ -123,6 +123,29 @@ func TestListening(t *testing.T) {
 				}
 			})
 		})
+		t.Run("L01 "+name+" ends at once when it is woken and may not hear more", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				_, done := w.stream(context.Background(), legacy)
+				time.Sleep(5 * time.Second)
+				w.door.Wake() // for something that concerns others
+				synctest.Wait()
+				select {
+				case <-done:
+					t.Fatal("it ended for nothing")
+				default:
+				}
+				w.mu.Lock()
+				w.contained = map[ostiary.AgentID]ostiary.Containment{"spiffe://test/agent/alice": ostiary.Quarantined}
+				w.mu.Unlock()
+				start := time.Now()
+				w.door.Wake()
+				<-done
+				if d := time.Since(start); d > 0 {
+					t.Errorf("it lived %s on", d)
+				}
+			})
+		})
 		t.Run(name+" ends before the log gives up on it", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
