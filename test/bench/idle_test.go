@@ -35,7 +35,7 @@ const (
 )
 
 var (
-	streams = flag.Int("streams", 400, "how many idle event streams TestIdle opens")
+	streams = flag.Int("streams", 300, "how many idle event streams TestIdle opens")
 	rest    = flag.Duration("rest", 2*time.Second, "how long TestIdle leaves everything alone before it measures")
 )
 
@@ -45,6 +45,7 @@ var (
 //
 //	go test ./test/bench -run TestIdle -v -streams 10000 -rest 1m -timeout 30m
 func TestIdle(t *testing.T) {
+	t.Parallel()
 	r := demoRig(t)
 	r.start()
 	for _, server := range []string{"bank", "inbox", "documents"} {

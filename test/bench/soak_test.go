@@ -61,6 +61,7 @@ type soak struct {
 //
 //	go test ./test/bench -run TestSoak -v -soak 30m -timeout 45m
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	s := newSoak(t)
 	long := *soaking > time.Minute
 	warm := 3 * time.Second
