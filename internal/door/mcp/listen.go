@@ -265,7 +265,7 @@ type watch struct {
 	catalog Catalog
 	clock   func() time.Time
 
-	mu      sync.Mutex // guards all below
+	mu      sync.Mutex    // guards all below
 	woken   chan struct{} // closed, and replaced, by Wake
 	open    int
 	agents  map[ostiary.AgentID]int // how many of them are whose
