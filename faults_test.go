@@ -89,6 +89,7 @@ var faults = []fault{
 	{"identity.Registry.Agents", idFaults, reads},
 	{"identity.Registry.Mandates", idFaults, reads},
 	{"identity.Registry.Revoke", idFaults, idFaults},
+	{"identity.Registry.AddAgent", "internal/identity TestAdmitClient", "internal/identity TestAdmitClient"},
 	{"identity.Registry.CreateMandate", "internal/identity TestMandateFaults", "internal/identity TestMandateFaults"},
 	{"identity.Registry.EndMandate", "internal/identity TestMandateFaults", "internal/identity TestMandateFaults"},
 	{"identity.Registry.ReviewMandate", "none: for commands of an operator", "none: for commands of an operator"},

@@ -27,6 +27,7 @@ type limit struct {
 var limits = []limit{
 	{"internal/egress.resolveTimeout", "the addresses of a tool server's name", []string{"internal/egress.breaker.Slow"}},
 	{"internal/egress.dialTimeout", "one attempt to connect to a tool server", []string{"internal/egress.breaker.Slow"}},
+	{"internal/egress.fetchTimeout", "a client's metadata document, or an issuer's keys, while a person's browser waits", []string{"internal/egress.breaker.Slow"}},
 	{"internal/egress.handshakeTimeout", "TLS with a tool server", []string{"internal/egress.breaker.Slow"}},
 	{"internal/egress.probePatience", "a stdio server's answer to which revision it speaks", []string{"internal/egress.limits.Start"}},
 	{"internal/egress.writePatience", "a stdio server to take a message", []string{"internal/egress.limits.Start"}},

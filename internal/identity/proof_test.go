@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/big"
 	"strings"
@@ -418,4 +419,79 @@ func BenchmarkPossession(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestAdmitClient: a person's client is an agent of its own, has nothing but
+// what people give it, and is not brought back by asking.
+func TestAdmitClient(t *testing.T) {
+	b := open(t)
+	ctx := t.Context()
+	id, err := b.AdmitClient(ctx, "https://client.example/x", "person:dana")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.AdmitClient(ctx, "https://client.example/x", "person:dana")
+	other, err2 := b.AdmitClient(ctx, "https://client.example/x", "person:erin")
+	if err != nil || err2 != nil || again != id || other == id {
+		t.Fatal(id, again, other, err, err2)
+	}
+	if r, ok := b.Agent(id); !ok || r.Principal != "person:dana" || r.Method != "oauth" || r.Mandate != "" {
+		t.Errorf("%+v", r)
+	}
+	if _, err := b.MintToken(ctx, identity.TokenRequest{Agent: id, Audience: door}); ostiary.KindOf(err) != ostiary.Denied {
+		t.Errorf("a token without a mandate: %v", err)
+	}
+	m, err := b.IssueMandate(ctx, "person:dana", ostiary.Mandate{Kind: ostiary.TaskMandate, Agent: id, Purpose: "sign-in", Actions: []string{"*"}, Resources: []string{"bank"}, Expires: b.opts.Clock().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := b.MintToken(ctx, identity.TokenRequest{Agent: id, Mandate: m.ID, Audience: door, Client: "https://client.example/x", Scope: "mcp server:bank"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := b.ReadToken(string(token.Text.Reveal()))
+	if err != nil || read.Audience != door || read.Subject.Client != "https://client.example/x" || read.Subject.Mandate != m.ID || read.Subject.Serial != token.ID || read.Subject.Bound {
+		t.Fatalf("%+v %v", read, err)
+	}
+	b.pass(time.Second)
+	if _, err := b.Revoke(ctx, identity.Revocation{Kind: identity.RevokeAgent, Subject: string(id)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.ReadToken(string(token.Text.Reveal())); err == nil {
+		t.Error("a token of a revoked client is read")
+	}
+	if _, err := b.AdmitClient(ctx, "https://client.example/x", "person:dana"); err != nil {
+		t.Error(err)
+	}
+	if _, err := b.IssueMandate(ctx, "person:dana", ostiary.Mandate{Kind: ostiary.TaskMandate, Agent: id, Purpose: "sign-in", Actions: []string{"*"}, Resources: []string{"bank"}, Expires: b.opts.Clock().Add(time.Hour)}); ostiary.KindOf(err) != ostiary.Denied {
+		t.Errorf("a revoked client came back: %v", err)
+	}
+	for i, when := range []*func(string) error{&b.registry.Fail, &b.registry.Lost} { // it did not happen; it happened and was reported failed
+		client, boom := fmt.Sprint("https://client.example/", i), errors.New("boom")
+		*when = func(op string) error {
+			if op == "add_agent" {
+				return boom
+			}
+			return nil
+		}
+		id, err := b.AdmitClient(ctx, client, "person:dana")
+		if !errors.Is(err, boom) || id != "" {
+			t.Errorf("%q %v", id, err)
+		}
+		*when = nil
+		if id, err = b.AdmitClient(ctx, client, "person:dana"); err != nil || b.State(id) == "" {
+			t.Errorf("again: %q %v", id, err)
+		}
+	}
+	if _, err := b.AdmitClient(ctx, "", "person:dana"); ostiary.KindOf(err) != ostiary.Malformed {
+		t.Error(err)
+	}
+	if _, err := b.AdmitClient(ctx, "x", "dana"); ostiary.KindOf(err) != ostiary.Malformed {
+		t.Error(err)
+	}
+	for _, text := range []string{"", "a.b.c", strings.Repeat("x", 9000)} {
+		if _, err := b.ReadToken(text); ostiary.KindOf(err) != ostiary.Unauthenticated {
+			t.Error(err)
+		}
+	}
 }

@@ -70,6 +70,10 @@ type Registry interface {
 	// and must have no effect of its own.
 	RedeemJoinToken(ctx context.Context, hash ostiary.Digest, at time.Time, make func(JoinToken) (AgentRecord, MandateRecord, error)) (AgentRecord, error)
 	Agents(ctx context.Context) ([]AgentRecord, error)
+	// AddAgent writes an agent that has no standing mandate. One that is
+	// there, on the same authority and by the same method, stays as it is;
+	// any other of that name is Conflict.
+	AddAgent(ctx context.Context, a AgentRecord) error
 
 	// Mandates lists what may be in force: the mandates that have not ended
 	// and expire after a moment, and every standing one.

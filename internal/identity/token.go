@@ -378,3 +378,74 @@ func (a *Authority) TokenKeys() []byte { return a.tokens.export }
 
 // Issuer returns what stands in tokens as their issuer.
 func (a *Authority) Issuer() string { return a.issuer }
+
+// ReadToken is an access token in force, whatever it is for. It proves nothing
+// of who shows it: that is for whoever asked to establish, by Thumbprint or
+// Certificate, one of which is set if the token is bound.
+type ReadToken struct {
+	Subject     ostiary.Subject // as the token says; Key and Bound are not set
+	Audience    string
+	Thumbprint  string
+	Certificate string
+}
+
+// ReadToken reads an access token for the token endpoint, where it is not a
+// credential but what is talked about.
+func (a *Authority) ReadToken(text string) (ReadToken, error) {
+	none := ReadToken{}
+	d, now := a.dir.Load(), a.clock.Now()
+	read, err := jwt.AccessToken.Read(text, a.tokens.keys)
+	var t token
+	if err == nil {
+		t, err = a.tokens.understand(&read)
+	}
+	if err == nil {
+		err = t.judge(t.audience, now)
+	}
+	if err == nil {
+		if why := d.revoked(t.agent, ostiary.Digest{}, t.id, t.issued, t.epoch); why != "" {
+			err = errors.New(why)
+		}
+	}
+	if err != nil {
+		_, err := refuse(err)
+		return none, err
+	}
+	g, err := d.stands(now, t.agent, t.mandate)
+	if err != nil {
+		return none, err
+	}
+	if g.Principal != t.principal {
+		_, err := refuse(errors.New("the agent's principal has changed since the token was issued"))
+		return none, err
+	}
+	s := ostiary.Subject{
+		Agent: t.agent, Principal: g.Principal, Chain: g.chain, Mandate: t.mandate, Client: t.client, Scopes: t.scopes,
+		Via: ostiary.ViaToken, Serial: t.id, Issued: t.issued, Expires: t.expires, Epoch: d.epoch,
+	}
+	return ReadToken{Subject: s, Audience: t.audience, Thumbprint: t.jkt, Certificate: t.x5t}, nil
+}
+
+// AdmitClient enrols the program that a person lets act for them, by their
+// consent and nothing else: it has no certificate and no standing mandate, only
+// the mandates people give it. It is another agent for each person. One that is
+// there already stays as it is, also if it was revoked.
+func (a *Authority) AdmitClient(ctx context.Context, client string, person ostiary.PrincipalID) (ostiary.AgentID, error) {
+	if client == "" || len(client) > 2048 || !isPrincipal(person) {
+		return "", ostiary.Errorf(ostiary.Malformed, "client", "a client has an id and acts for a person")
+	}
+	sum := ostiary.DigestOf([]byte(client + "\n" + string(person))).String()
+	id := ostiary.AgentID("spiffe://" + a.domain + "/client/" + sum[:32])
+	if _, ok := a.dir.Load().agents[id]; ok {
+		return id, nil
+	}
+	e := Event{What: "admit", Agent: id, Principal: person, By: string(person), Detail: "the client " + client + ", by consent"}
+	if err := a.record(ctx, e); err != nil {
+		return "", fmt.Errorf("recording the client: %w", err)
+	}
+	r := AgentRecord{ID: id, Principal: person, Owner: string(person), Zone: "default", Roles: []string{"client"}, Enrolled: a.clock.Now(), Method: "oauth"}
+	if err := a.registry.AddAgent(ctx, r); err != nil {
+		return "", fmt.Errorf("storing the client: %w", err)
+	}
+	return id, a.Refresh(ctx)
+}

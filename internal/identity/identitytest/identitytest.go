@@ -108,6 +108,24 @@ func (r *Registry) Agents(context.Context) (out []identity.AgentRecord, err erro
 	return out, err
 }
 
+// AddAgent implements identity.Registry.
+func (r *Registry) AddAgent(_ context.Context, a identity.AgentRecord) error {
+	return r.do("add_agent", func() error {
+		if was, ok := r.agents[a.ID]; ok {
+			if was.Principal != a.Principal || was.Method != a.Method {
+				return ostiary.Errorf(ostiary.Conflict, "agent", "another agent has this name")
+			}
+			return nil
+		}
+		if r.agents == nil {
+			r.agents = map[ostiary.AgentID]identity.AgentRecord{}
+		}
+		a.Mandate = ""
+		r.agents[a.ID] = a
+		return nil
+	})
+}
+
 // Mandates implements identity.Registry.
 func (r *Registry) Mandates(_ context.Context, at time.Time) (out []identity.MandateRecord, err error) {
 	err = r.do("mandates", func() error {

@@ -39,7 +39,7 @@ func Run(t *testing.T, e Engine) {
 		"JoinTokens": joinTokens, "OneRedeems": oneRedeems, "Revocations": revocations, "Pins": pins,
 		"Snapshots": snapshots, "Sessions": sessions, "Logs": logs, "DataKeys": dataKeys,
 		"Containments": containments, "Revisions": revisions, "Writers": writers, "Faults": faults,
-		"Records": records, "RecordsTaken": recordsTaken, "RecordsSwept": recordsSwept,
+		"AddAgents": addAgents, "Records": records, "RecordsTaken": recordsTaken, "RecordsSwept": recordsSwept,
 		"Mandates": mandates, "MandateEnds": mandateEnds,
 		"Refusals": refusals, "Leaving": leaving, "Durable": durable,
 	} {

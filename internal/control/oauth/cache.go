@@ -1,0 +1,47 @@
+package oauth
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// documentLife is how long a client's document and an issuer's keys are
+	// believed: what is changed there is seen by then.
+	documentLife = 5 * time.Minute
+	maxCached    = 256
+
+	// fetchRate and fetchBurst bound how often strangers make us fetch.
+	fetchRate  = 2
+	fetchBurst = 20
+)
+
+// cache keeps what was fetched, for a while. When it is full it forgets
+// everything: that costs a fetch, and needs no order.
+type cache[T any] struct {
+	life time.Duration
+
+	mu  sync.Mutex // guards what follows
+	all map[string]cached[T]
+}
+
+type cached[T any] struct {
+	v    T
+	from time.Time
+}
+
+func (c *cache[T]) get(key string, now time.Time) (T, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v, ok := c.all[key]
+	return v.v, ok && now.Sub(v.from) < c.life && !now.Before(v.from)
+}
+
+func (c *cache[T]) put(key string, v T, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all == nil || len(c.all) >= maxCached {
+		c.all = map[string]cached[T]{}
+	}
+	c.all[key] = cached[T]{v, now}
+}
