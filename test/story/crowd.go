@@ -35,8 +35,17 @@ func crowd(ts *testscript.TestScript, neg bool, args []string) {
 		kept = append(kept, c)
 	}
 	st.crowd = append(st.crowd, kept...)
-	// Those beyond a bound are closed as soon as they are accepted, which may
-	// take a moment; none is closed for its age so soon.
+	// Connections are accepted in the order in which they came, and those beyond
+	// a bound closed there and then: when a later one is answered, or closed,
+	// that has happened to all of them.
+	last, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 250)}, Timeout: patience}).Dial("tcp", args[0])
+	ts.Check(err)
+	defer last.Close()
+	last.SetDeadline(time.Now().Add(patience))
+	last.Write([]byte("?\r\n\r\n"))
+	if _, err := last.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		ts.Fatalf("nobody answers at %s", args[0])
+	}
 	got := n
 	for late := time.Now().Add(patience); time.Now().Before(late); time.Sleep(5 * time.Millisecond) {
 		if got = stillOpen(ts, kept); got <= want || want < 0 && got < n {
