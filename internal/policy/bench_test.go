@@ -39,7 +39,8 @@ func BenchmarkDecide(b *testing.B) {
 				b.Run(name, func(b *testing.B) {
 					b.ReportAllocs()
 					for b.Loop() {
-						r.Context.Now = r.Context.Now.Add(time.Millisecond) // no call is at the time of another
+						r.Context.Now = r.Context.Now.Add(time.Millisecond) // no call is at the time of another,
+						r.Context.ReadsTainted++                            // and each has read what the one before brought
 						if d := s.Decide(r); d.Permit != (name == "allow") || d.Requestable() != (name == "requestable") {
 							b.Fatal(d)
 						}
@@ -67,6 +68,25 @@ func TestFlat(t *testing.T) {
 	lots, lotsAllocs := cost(2001)
 	if few != lots || lots != 6 || !raced && (lotsAllocs > fewAllocs+5 || lotsAllocs > 70) {
 		t.Errorf("11 policies: %d evaluated, %.0f allocations; 2001: %d, %.0f", few, fewAllocs, lots, lotsAllocs)
+	}
+}
+
+// A caller's next call, later and after it has read another result, costs no
+// more than the same one again.
+func TestNextCallCost(t *testing.T) {
+	tools, set := many(t, 10)
+	s := snapshot(t, set)
+	r := request(t, tools, tools[0].Action(), `{"recipient":"DE00","amount":950,"note":"hello"}`)
+	r.Context.Taint = []string{"inbox"}
+	next := func() {
+		r.Context.Now = r.Context.Now.Add(time.Millisecond)
+		r.Context.ReadsTainted++
+		if d := s.Decide(r); !d.Permit {
+			t.Fatal(d)
+		}
+	}
+	if n := testing.AllocsPerRun(100, next); !raced && n > 75 {
+		t.Errorf("%.0f allocations", n)
 	}
 }
 

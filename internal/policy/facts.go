@@ -17,17 +17,24 @@ type question struct {
 	context   cedar.RecordMap
 
 	// What one decision needs for a moment, kept for the next: cedar's records
-	// are copies of the maps they are made from.
-	system, scratch cedar.RecordMap
-	chosen          [3]selection // from authorize, obligate and shadow
+	// are copies of the maps they are made from, with all the room these have.
+	scratch, small cedar.RecordMap
+	chosen         [3]selection // from authorize, obligate and shadow
 }
+
+const (
+	// contextRoom is how many attributes a context has.
+	contextRoom = 14
+	// smallRoom is how many a map may have that is copied most cheaply.
+	smallRoom = 8
+)
 
 // question returns one to fill in, used before if possible: it is large, and
 // nothing keeps it beyond its decision.
 func (w *world) question(act *action) *question {
 	q, ok := w.pool.Get().(*question)
 	if !ok {
-		q = &question{context: make(cedar.RecordMap, 16), system: make(cedar.RecordMap, 1), scratch: make(cedar.RecordMap, 16)}
+		q = &question{context: make(cedar.RecordMap, contextRoom), scratch: make(cedar.RecordMap, contextRoom), small: make(cedar.RecordMap, smallRoom)}
 	}
 	q.act = act
 	return q
@@ -36,10 +43,10 @@ func (w *world) question(act *action) *question {
 // release gives a question back, emptied.
 func (w *world) release(q *question) {
 	clear(q.context)
-	clear(q.system)
 	clear(q.scratch)
+	clear(q.small)
 	clear(q.entities.own)
-	*q = question{context: q.context, system: q.system, scratch: q.scratch, entities: entities{own: q.entities.own[:0]}, chosen: q.chosen}
+	*q = question{context: q.context, scratch: q.scratch, small: q.small, entities: entities{own: q.entities.own[:0]}, chosen: q.chosen}
 	w.pool.Put(q)
 }
 
@@ -132,7 +139,8 @@ func (w *world) who(q *question, r *ostiary.Request) *refusal {
 	m := q.context
 	m["zone"], m["user"] = c.zone, c.user
 	m["mandate"], m["session"], m["risk"], m["posture"] = c.mandate, c.session, c.risk, c.posture
-	m["containment"], m["history"] = c.containment, c.history
+	m["containment"], m["taint"] = c.containment, c.tainted
+	m["history"] = w.histories.get(x.ReadsTainted, x.ReadsTainted, q.small, fillHistory)
 	return nil
 }
 
@@ -156,30 +164,26 @@ func (w *world) resourceOf(q *question, r *ostiary.Request) *refusal {
 // facts fills what is left of the context, except for input and labels.
 func (w *world) facts(q *question, r *ostiary.Request) {
 	x, m := &r.Context, q.context
-	m["taint"] = w.stringSet(x.Taint)
-	m["satisfied"] = w.stringSet(x.Satisfied)
-	m["findings"] = w.findingSet(x.Findings)
-	q.system["now"] = cedar.NewDatetime(x.Now)
-	m["system"] = cedar.NewRecord(q.system)
+	m["satisfied"] = stringSet(x.Satisfied)
+	m["findings"] = findingSet(x.Findings)
+	now := x.Now.UnixMilli()
+	m["system"] = w.moments.get(now, now, q.small, fillSystem)
 }
 
-func (w *world) stringSet(list []string) cedar.Value {
+func stringSet(list []string) cedar.Value {
 	if len(list) == 0 {
-		return w.emptySet
+		return cedar.Set{}
 	}
 	return texts(list)
 }
 
-func (w *world) findingSet(list []ostiary.Finding) cedar.Value {
-	if len(list) == 0 {
-		return w.emptySet
-	}
+func findingSet(list []ostiary.Finding) cedar.Value {
 	kinds := make([]string, 0, len(list))
 	for _, f := range list {
 		kinds = append(kinds, f.Kind)
 	}
 	slices.Sort(kinds)
-	return w.stringSet(slices.Compact(kinds))
+	return stringSet(slices.Compact(kinds))
 }
 
 // arguments fills input and labels.
@@ -189,8 +193,10 @@ func (w *world) arguments(q *question, r *ostiary.Request) *refusal {
 		q.context["input"], q.context["labels"] = in, w.emptyRecord
 		return ref
 	}
-	clear(q.scratch)
-	c := converter{left: maxNodes, top: q.scratch}
+	c := converter{left: maxNodes}
+	if len(q.act.input.Fields) <= smallRoom {
+		c.top = q.small
+	}
 	in, ref := c.input(q.act.input, r.Action.Arguments)
 	if ref != nil {
 		return ref

@@ -20,7 +20,9 @@ import (
 // active at the same time; more of them take turns.
 const memoPlaces = 512
 
-// callerKey holds every value a caller is built from, except the roles.
+// callerKey holds every value a caller is built from, except the lists. What
+// changes from call to call, as the results it has read, is no part of a
+// caller.
 type callerKey struct {
 	agent       ostiary.AgentID
 	principal   ostiary.PrincipalID
@@ -39,7 +41,6 @@ type callerKey struct {
 	method      string
 	appraised   int64
 	containment ostiary.Containment
-	reads       int64
 }
 
 // caller is the part of a request that is about who asks.
@@ -47,16 +48,57 @@ type caller struct {
 	key       callerKey
 	roles     []string
 	classes   []string // the mandate's
+	taint     []string
 	principal cedar.EntityUID
 	entities  []cedar.Entity // the agent, its roles, its zone, the person
 
-	zone, user, mandate, session, risk, posture, containment, history cedar.Value
+	zone, user, mandate, session, risk, posture, containment, tainted cedar.Value
 }
 
 type callers struct {
 	seed  maphash.Seed
 	place [memoPlaces]atomic.Pointer[caller]
+
+	// What many callers have in common, so that a new one costs less.
+	kinds values[string]
+	risks values[ostiary.Risk]
 }
+
+// values keeps what was built last from small values that many requests share
+// or that change from call to call, each value in the place that its number
+// says.
+type values[K comparable] struct {
+	place [64]atomic.Pointer[built[K]]
+}
+
+type built[K comparable] struct {
+	key    K
+	record cedar.Value
+}
+
+// get returns the record that fill makes of k, built now or before. Room is
+// an empty map to fill, which is empty again afterwards.
+func (v *values[K]) get(number int64, k K, room cedar.RecordMap, fill func(cedar.RecordMap, K)) cedar.Value {
+	at := &v.place[uint64(number)%uint64(len(v.place))]
+	if old := at.Load(); old != nil && old.key == k {
+		return old.record
+	}
+	fill(room, k)
+	fresh := &built[K]{k, cedar.NewRecord(room)}
+	clear(room)
+	at.Store(fresh)
+	return fresh.record
+}
+
+func fillPerson(m cedar.RecordMap, kind string) { m["kind"] = cedar.String(kind) }
+
+func fillRisk(m cedar.RecordMap, r ostiary.Risk) {
+	m["score"], m["level"] = cedar.Long(r.Score), cedar.String(r.Level)
+}
+
+func fillHistory(m cedar.RecordMap, reads int64) { m["reads_untrusted"] = cedar.Long(reads) }
+
+func fillSystem(m cedar.RecordMap, now int64) { m["now"] = cedar.NewDatetimeFromMillis(now) }
 
 func callerKeyOf(r *ostiary.Request) callerKey {
 	s, x := &r.Subject, &r.Context
@@ -67,7 +109,7 @@ func callerKeyOf(r *ostiary.Request) callerKey {
 		giver: x.Mandate.Principal, links: max(1, len(x.Mandate.Links)),
 		session: x.Session.ID, risk: x.Risk,
 		postureOK: x.Posture.OK, method: x.Posture.Method, appraised: x.Posture.Appraised.UnixMilli(),
-		containment: x.Containment, reads: x.ReadsTainted,
+		containment: x.Containment,
 	}
 	if k.risk.Level == "" {
 		k.risk = ostiary.Risk{Score: 100, Level: "unknown"} // what nobody weighed counts as the highest
@@ -84,17 +126,18 @@ func callerKeyOf(r *ostiary.Request) callerKey {
 // get returns the caller of a request, built now or before.
 func (c *callers) get(r *ostiary.Request) *caller {
 	k := callerKeyOf(r)
-	at := &c.place[maphash.String(c.seed, string(k.session)+string(k.agent))%memoPlaces]
-	if old := at.Load(); old != nil && old.key == k && slices.Equal(old.roles, r.Context.Roles) && slices.Equal(old.classes, r.Context.Mandate.Classes) {
+	at := &c.place[(maphash.String(c.seed, string(k.session))+maphash.String(c.seed, string(k.agent)))%memoPlaces]
+	if old := at.Load(); old != nil && old.key == k && slices.Equal(old.roles, r.Context.Roles) &&
+		slices.Equal(old.classes, r.Context.Mandate.Classes) && slices.Equal(old.taint, r.Context.Taint) {
 		return old
 	}
-	fresh := newCaller(k, slices.Clone(r.Context.Roles), slices.Clone(r.Context.Mandate.Classes))
+	fresh := c.caller(k, slices.Clone(r.Context.Roles), slices.Clone(r.Context.Mandate.Classes), slices.Clone(r.Context.Taint))
 	at.Store(fresh)
 	return fresh
 }
 
-func newCaller(k callerKey, roles, classes []string) *caller {
-	c := &caller{key: k, roles: roles, classes: classes}
+func (all *callers) caller(k callerKey, roles, classes, taint []string) *caller {
+	c := &caller{key: k, roles: roles, classes: classes, taint: taint, tainted: stringSet(taint)}
 	typ := typeAgent
 	if k.self {
 		typ = typeGateway
@@ -111,7 +154,9 @@ func newCaller(k callerKey, roles, classes []string) *caller {
 	for _, p := range parents {
 		c.entities = append(c.entities, cedar.Entity{UID: p})
 	}
-	person := cedar.NewRecord(cedar.RecordMap{"kind": cedar.String(personKind(string(k.principal)))})
+	kind := personKind(string(k.principal))
+	room := make(cedar.RecordMap, 4)
+	person := all.kinds.get(int64(len(kind)), kind, room, fillPerson).(cedar.Record)
 	c.entities = append(c.entities, cedar.Entity{UID: zone}, cedar.Entity{UID: user, Attributes: person})
 	c.zone, c.user = zone, user
 	c.mandate = cedar.NewRecord(cedar.RecordMap{
@@ -120,12 +165,11 @@ func newCaller(k callerKey, roles, classes []string) *caller {
 		"classes": texts(classes), "principal": cedar.String(k.giver), "by": cedar.String(k.by), "links": cedar.Long(k.links),
 	})
 	c.session = cedar.NewRecord(cedar.RecordMap{"id": cedar.String(k.session), "bound": cedar.Boolean(k.bound)})
-	c.risk = cedar.NewRecord(cedar.RecordMap{"score": cedar.Long(k.risk.Score), "level": cedar.String(k.risk.Level)})
+	c.risk = all.risks.get(k.risk.Score, k.risk, room, fillRisk)
 	c.posture = cedar.NewRecord(cedar.RecordMap{
 		"appraised": cedar.NewDatetimeFromMillis(k.appraised), "ok": cedar.Boolean(k.postureOK), "method": cedar.String(k.method),
 	})
 	c.containment = cedar.String(k.containment.String())
-	c.history = cedar.NewRecord(cedar.RecordMap{"reads_untrusted": cedar.Long(k.reads)})
 	return c
 }
 

@@ -66,7 +66,7 @@ func (v *viewer) prepare() bool {
 	}
 	w := v.set.world
 	v.q.act = &action{}
-	v.q.context, v.q.system = make(cedar.RecordMap, 14), make(cedar.RecordMap, 1)
+	v.q.context, v.q.small = make(cedar.RecordMap, contextRoom), make(cedar.RecordMap, smallRoom)
 	if w.who(&v.q, v.req) != nil {
 		return false
 	}

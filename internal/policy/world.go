@@ -122,6 +122,8 @@ type world struct {
 	pool        sync.Pool // of *question
 	callers     callers
 	servers     servers
+	histories   values[int64] // by results read
+	moments     values[int64] // by Unix milliseconds
 }
 
 func uid(typ, id string) cedar.EntityUID {
