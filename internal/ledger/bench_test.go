@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -162,25 +163,41 @@ func BenchmarkAppend(b *testing.B) {
 			}
 			ceiling := func(c, _ int) error { return r.append(items[c]) }
 			for b.Loop() {
-				var top, got, ratio []float64
+				var top, got, ratio, topUsed, used []float64
 				for range rounds {
+					before := processor()
 					t, err := load(callers, slice, ceiling)
 					if err != nil {
 						b.Fatal(err)
 					}
+					between := processor()
 					o, err := load(callers, slice, ours)
 					if err != nil {
 						b.Fatal(err)
 					}
 					top, got, ratio = append(top, t), append(got, o), append(ratio, o/t)
+					micros := func(d time.Duration, rate float64) float64 { return float64(d.Microseconds()) / (rate * slice.Seconds()) }
+					topUsed, used = append(topUsed, micros(between-before, t)), append(used, micros(processor()-between, o))
 				}
 				b.ReportMetric(median(top), "ceiling/s")
 				b.ReportMetric(median(got), "ours/s")
 				b.ReportMetric(median(ratio), "ratio")
+				b.ReportMetric(median(topUsed), "ceiling-cpu-us")
+				b.ReportMetric(median(used), "ours-cpu-us")
 			}
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// processor returns the processor time this process has used. It is steadier
+// than throughput where the machine is shared.
+func processor() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func median(x []float64) float64 {

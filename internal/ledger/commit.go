@@ -34,12 +34,17 @@ func (l *Log) commits() {
 		case op != nil:
 			op()
 		default:
-			_ = l.commit(l.current(), b) // a failure has been told to everyone
+			v := l.current()
+			_ = l.commit(v, b) // a failure has been told to everyone
 			clear(b)
 			batch = b
 			// Those just answered run first, and what they append at once
-			// joins the next batch. No timer: this waits for nobody.
+			// joins the next batch.
 			runtime.Gosched()
+			// 6. Sign, while nobody waits for it: the next frame carries it.
+			if _, err := v.head.Load().signature(v.signer); err != nil {
+				_ = l.fail(err)
+			}
 		}
 	}
 }
@@ -55,8 +60,9 @@ func (l *Log) batchLimit() int64 {
 	return most
 }
 
-// commit takes a batch through steps 3 to 7. An error means that the log has
-// failed.
+// commit takes a batch through steps 3 to 7, save that the signature of step 6
+// is left to whoever needs it first: the next batch's frame, a proof, or the
+// committer when it has answered. An error means that the log has failed.
 func (l *Log) commit(v *volume, batch []*pending) error {
 	// 3. Assemble.
 	batch, need := claim(batch)
@@ -72,7 +78,12 @@ func (l *Log) commit(v *volume, batch []*pending) error {
 		answerAll(batch, l.fail(err))
 		return err
 	}
-	frame, stood := l.assemble(v, batch)
+	previous, err := v.head.Load().signature(v.signer)
+	if err != nil {
+		answerAll(batch, l.fail(err))
+		return err
+	}
+	frame, stood := l.assemble(v, batch, previous)
 	if len(stood) == 0 {
 		return nil
 	}
@@ -82,15 +93,8 @@ func (l *Log) commit(v *volume, batch []*pending) error {
 		answerAll(stood, l.fail(err))
 		return err
 	}
-	// 6. Sign: the root is durable, so nothing inconsistent is ever signed.
-	h := &head{Checkpoint: v.chain.Checkpoint()}
-	if h.sig, err = v.signer.Sign(h.AppendText(nil)); err != nil {
-		answerAll(stood, l.fail(err))
-		return err
-	}
-	v.prev = h.sig
 	v.tree.add(l.frames.nodes)
-	v.head.Store(h)
+	v.head.Store(&head{Checkpoint: v.chain.Checkpoint()}) // it is durable: from here on it may be signed
 	v.measure()
 	l.updateRoom()
 	// 7. Answer, in index order, unless the log was stopped meanwhile.
@@ -131,7 +135,7 @@ func claim(batch []*pending) ([]*pending, int64) {
 // assemble puts the batch into a frame: conflicts are answered, the others
 // get their index. Recorded time never falls: the few entries that were
 // overtaken between sealing and here are stamped and hashed again.
-func (l *Log) assemble(v *volume, batch []*pending) (frame []byte, stood []*pending) {
+func (l *Log) assemble(v *volume, batch []*pending, previous []byte) (frame []byte, stood []*pending) {
 	const front = proof.FrameHead + proof.BatchHead
 	w := &l.frames
 	w.nodes, stood = w.nodes[:0], w.stood[:0]
@@ -161,7 +165,7 @@ func (l *Log) assemble(v *volume, batch []*pending) (frame []byte, stood []*pend
 	if len(stood) == 0 {
 		return nil, nil
 	}
-	proof.PutBatchHead(buf[proof.FrameHead:], v.writer, len(stood), v.chain.Edge.Size(), v.chain.Edge.Root(), v.prev)
+	proof.PutBatchHead(buf[proof.FrameHead:], v.writer, len(stood), v.chain.Edge.Size(), v.chain.Edge.Root(), previous)
 	frame = proof.FinishFrame(buf, proof.FrameBatch, v.live.number, first, v.id)
 	w.buf = frame[:front]
 	if cap(w.buf) > 2*BatchBytes {

@@ -106,9 +106,7 @@ func (v *volume) due(limit uint64) (*head, error) {
 	if err != nil {
 		return nil, err
 	}
-	part := &head{Checkpoint: proof.Checkpoint{Origin: v.origin, Size: size, Root: root}}
-	part.sig, err = v.signer.Sign(part.AppendText(nil))
-	return part, err
+	return &head{Checkpoint: proof.Checkpoint{Origin: v.origin, Size: size, Root: root}}, nil
 }
 
 // publish is step 10: tiles and bundles flushed into files, the partial ones
@@ -180,7 +178,11 @@ func (l *Log) publishEdge(v *volume, h *head, dirty map[string]bool) error {
 	if err := v.syncDirs(dirty); err != nil {
 		return err
 	}
-	text := v.signer.Note(h.Checkpoint, h.sig)
+	sig, err := h.signature(v.signer)
+	if err != nil {
+		return err
+	}
+	text := v.signer.Note(h.Checkpoint, sig)
 	if err := writeFile(v.fs, filepath.Join(v.tilesDir(), "checkpoint"), text); err != nil {
 		return err
 	}

@@ -160,7 +160,11 @@ func (v *volume) prove(index uint64) ([]byte, error) {
 	if err != nil {
 		return nil, ostiary.Errorf(ostiary.Unavailable, "proof", "the proof cannot be put together").Because(err)
 	}
-	p := proof.Inclusion{Index: index, Path: path, Checkpoint: v.signer.Note(h.Checkpoint, h.sig)}
+	sig, err := h.signature(v.signer)
+	if err != nil {
+		return nil, ostiary.Errorf(ostiary.Unavailable, "proof", "the checkpoint cannot be signed").Because(err)
+	}
+	p := proof.Inclusion{Index: index, Path: path, Checkpoint: v.signer.Note(h.Checkpoint, sig)}
 	return p.Format(), nil
 }
 
@@ -209,12 +213,16 @@ func (l *Log) Prove(ref ostiary.EntryRef) ([]byte, error) {
 }
 
 // Checkpoint returns the newest checkpoint as a signed note; nil for an empty
-// log.
+// log, and when it cannot be signed.
 func (l *Log) Checkpoint() []byte {
 	v := l.current()
 	h := v.head.Load()
 	if h.Size == 0 {
 		return nil
 	}
-	return v.signer.Note(h.Checkpoint, h.sig)
+	sig, err := h.signature(v.signer)
+	if err != nil {
+		return nil
+	}
+	return v.signer.Note(h.Checkpoint, sig)
 }

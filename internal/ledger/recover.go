@@ -211,7 +211,7 @@ func (l *Log) revive(v *volume) error {
 		return err
 	}
 	h := &head{Checkpoint: v.chain.Checkpoint()}
-	if h.sig, err = signer.Sign(h.AppendText(nil)); err != nil {
+	if _, err := h.signature(signer); err != nil {
 		return err
 	}
 	v.signer = signer
@@ -480,11 +480,11 @@ func (l *Log) makeSure(v *volume, scan *proof.Scan) error {
 		return err
 	}
 	if v.chain.Edge.Size() > 0 {
-		c := v.chain.Checkpoint()
-		if v.prev, err = v.signer.Sign(c.AppendText(nil)); err != nil {
+		h := &head{Checkpoint: v.chain.Checkpoint()}
+		if _, err := h.signature(v.signer); err != nil {
 			return err
 		}
-		v.head.Store(&head{c, v.prev})
+		v.head.Store(h)
 	}
 	v.setLive(s)
 	return nil

@@ -15,10 +15,27 @@ import (
 	"github.com/ostiary/ostiary/proof"
 )
 
-// head is a durable state of a log: a checkpoint and its signature.
+// head is a durable state of a log: a checkpoint, and its signature as soon as
+// somebody needs it. Only what is durable becomes a head, so nothing
+// inconsistent is ever signed; Ed25519 gives the same bytes whenever it is.
 type head struct {
 	proof.Checkpoint
+	mu  sync.Mutex // guards sig
 	sig []byte
+}
+
+// signature signs the checkpoint, once. That of the empty log is empty.
+func (h *head) signature(s *proof.Signer) ([]byte, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sig != nil || h.Size == 0 {
+		return h.sig, nil
+	}
+	sig, err := s.Sign(h.AppendText(nil))
+	if err == nil {
+		h.sig = sig
+	}
+	return sig, err
 }
 
 // volume is the log of one month: one origin, one directory. Reading is safe
@@ -53,7 +70,6 @@ type volume struct {
 	chain  *proof.Chain
 	writer uint64 // writer epoch
 	live   *segment
-	prev   []byte // signature of the newest checkpoint
 
 	tiles published // owned by the publisher
 }
