@@ -474,6 +474,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failed := make(chan error, 8) // one for each listener and one for the logs, and nobody waits
+	defer roomyHeap()()
 	defer d.serveHealth()()
 	d.firstReading(ctx, d.cfg.serverNames())
 	servers := d.serveAll(failed)

@@ -412,17 +412,27 @@ type watch struct {
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
 	end    time.Time
-	caller func() bool // lets go of the caller's context
+	left   <-chan struct{} // closed when the caller leaves
+	caller func() bool     // lets go of the caller's context
 	owner  func() bool
 }
 
 func newWatch(ctx, owner context.Context, first, total time.Duration) *watch {
-	w := &watch{end: time.Now().Add(total)}
+	w := &watch{end: time.Now().Add(total), left: ctx.Done()}
 	w.ctx, w.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	w.caller = context.AfterFunc(ctx, func() { w.cancel(context.Cause(ctx)) })
 	w.owner = context.AfterFunc(owner, func() { w.cancel(errClosing) })
 	w.timer = time.AfterFunc(min(first, total), func() { w.cancel(errSilent) })
 	return w
+}
+
+// follow ends the call when ctx ends, until the function it returns is called.
+// The caller's own context is followed already.
+func (w *watch) follow(ctx context.Context) (unfollow func() bool) {
+	if ctx.Done() == w.left {
+		return func() bool { return true }
+	}
+	return context.AfterFunc(ctx, func() { w.cancel(context.Cause(ctx)) })
 }
 
 // touch says that something arrived: patience starts again.

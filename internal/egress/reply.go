@@ -105,8 +105,7 @@ func (p *remoteReply) Next(ctx context.Context) (gate.Frame, error) {
 	if p.done.Load() {
 		return gate.Frame{}, io.EOF
 	}
-	unhook := context.AfterFunc(ctx, func() { p.w.cancel(context.Cause(ctx)) })
-	defer unhook()
+	defer p.w.follow(ctx)()
 	f, err := p.next()
 	if err != nil {
 		p.Close()

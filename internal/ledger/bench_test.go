@@ -176,7 +176,9 @@ func BenchmarkAppend(b *testing.B) {
 						b.Fatal(err)
 					}
 					top, got, ratio = append(top, t), append(got, o), append(ratio, o/t)
-					micros := func(d time.Duration, rate float64) float64 { return float64(d.Microseconds()) / (rate * slice.Seconds()) }
+					micros := func(d time.Duration, rate float64) float64 {
+						return float64(d.Microseconds()) / (rate * slice.Seconds())
+					}
 					topUsed, used = append(topUsed, micros(between-before, t)), append(used, micros(processor()-between, o))
 				}
 				b.ReportMetric(median(top), "ceiling/s")

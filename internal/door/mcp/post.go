@@ -70,7 +70,7 @@ func (d *Door) post(x *visit) {
 // readBody reads the whole body or nothing: a body that was cut, stalled or
 // overflowed is never looked at.
 func readBody(x *visit) ([]byte, *ostiary.Error) {
-	body, err := io.ReadAll(http.MaxBytesReader(nil, x.r.Body, maxBody))
+	body, err := readWhole(http.MaxBytesReader(nil, x.r.Body, maxBody), x.r.ContentLength)
 	if err != nil {
 		x.out.header().Set("Connection", "close")
 		if over := (*http.MaxBytesError)(nil); errors.As(err, &over) {
@@ -79,6 +79,25 @@ func readBody(x *visit) ([]byte, *ostiary.Error) {
 		return nil, ostiary.Errorf(ostiary.Malformed, "body_cut", "the body did not arrive whole").At("body").Because(err)
 	}
 	x.out.rc.SetReadDeadline(time.Time{}) // net/http goes on reading to notice that the client left
+	return body, nil
+}
+
+// atOnce is the longest body for which room is taken before it has arrived.
+const atOnce = 64 << 10
+
+// readWhole reads to the end, in one piece where a small length was announced.
+// net/http sees to it that neither more nor less arrives than that.
+func readWhole(r io.Reader, length int64) ([]byte, error) {
+	if length < 0 || length > atOnce {
+		return io.ReadAll(r)
+	}
+	body := make([]byte, length, length+1)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return nil, err
+	}
+	if n, err := r.Read(body[length : length+1]); n != 0 || err != io.EOF { // sees the end
+		return nil, errors.New("the body is longer than was announced")
+	}
 	return body, nil
 }
 

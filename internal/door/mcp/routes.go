@@ -167,11 +167,19 @@ func admitBody(r *http.Request, rt *route) *ostiary.Error {
 	if r.Header.Get("Content-Encoding") != "" {
 		return ostiary.Errorf(ostiary.Malformed, "content_encoding", "send the body as it is, without an encoding").At("Content-Encoding")
 	}
-	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	sent := r.Header.Get("Content-Type")
+	if sent == mcpwire.ContentTypeJSON { // as nearly all send it
+		return admitLength(r, rt)
+	}
+	media, params, err := mime.ParseMediaType(sent)
 	charset, has := params["charset"]
 	if err != nil || media != "application/json" || len(params) > 1 || (len(params) == 1 && !has) || (has && !strings.EqualFold(charset, "utf-8")) {
 		return ostiary.Errorf(ostiary.Malformed, "content_type", "want Content-Type: application/json").At("Content-Type")
 	}
+	return admitLength(r, rt)
+}
+
+func admitLength(r *http.Request, rt *route) *ostiary.Error {
 	if r.ContentLength > int64(rt.body) {
 		return ostiary.Errorf(ostiary.Malformed, "too_large", "a body may have at most %d bytes", rt.body).At("Content-Length")
 	}
