@@ -363,6 +363,7 @@ func ledgerCodes() []Code {
 			"payload", "a payload has the wrong form",
 			"payload_too_long", "a payload is too long",
 			"sequence", "the index was handed entries out of order",
+			"index_row", "the index was handed an entry of no known kind",
 			"tlog_proof", "it is no proof",
 			"verifier_key", "it is no verifier key"),
 	)
@@ -392,6 +393,8 @@ func storeCodes() []Code {
 			"containment", "a stored level of containment is none",
 			"pin_record", "a stored definition cannot be read",
 			"deployment_epoch", "the deployment's epoch cannot be read"),
+		of(Corrupt, "Ask again: the index is made anew from the log, which is not affected.",
+			"index_damaged", "a part of the log's index does not verify"),
 		of(Corrupt, "Publish the policy folder again; if it comes back, look at who can write to the store.",
 			"no_snapshot", "there is no snapshot to activate",
 			"snapshot_digest", "a snapshot does not hold what it says",

@@ -93,29 +93,40 @@ func frameSum(head, body []byte) uint32 {
 	return crc32.Update(c, castagnoli, body)
 }
 
-// ReadFrame reads the frame at off of a file that ends at end, into *buf,
-// which it grows as needed. The length is checked against the file before
-// memory is taken. With ErrDamaged the frame is returned for diagnosis.
-func ReadFrame(r io.ReaderAt, off, end int64, buf *[]byte) (*Frame, error) {
-	f := &Frame{Offset: off}
+// ReadHead reads the head of the frame at off of a file that ends at end, and
+// returns the length of its body. The length is checked against the file;
+// whether the bytes match their checksum only ReadFrame can say.
+func ReadHead(r io.ReaderAt, off, end int64) (f *Frame, body int64, err error) {
+	f = &Frame{Offset: off}
 	if end-off < FrameHead {
-		return nil, ErrZeros
+		return nil, 0, ErrZeros
 	}
 	if _, err := r.ReadAt(f.Head[:], off); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	h := f.Head[:]
 	if f.Head == [FrameHead]byte{} {
-		return nil, ErrZeros
+		return nil, 0, ErrZeros
 	}
 	n := int64(binary.BigEndian.Uint32(h[8:]))
 	if !bytes.Equal(h[:4], frameMagic[:]) || h[5] != FrameVersion || h[6]|h[7] != 0 || n > MaxFrame || FrameHead+n > end-off {
-		return nil, ErrNoFrame
+		return nil, 0, ErrNoFrame
 	}
 	f.Type = FrameType(h[4])
 	f.Segment = binary.BigEndian.Uint64(h[16:])
 	f.First = binary.BigEndian.Uint64(h[24:])
 	copy(f.Log[:], h[32:])
+	return f, n, nil
+}
+
+// ReadFrame reads the frame at off of a file that ends at end, into *buf,
+// which it grows as needed. The length is checked against the file before
+// memory is taken. With ErrDamaged the frame is returned for diagnosis.
+func ReadFrame(r io.ReaderAt, off, end int64, buf *[]byte) (*Frame, error) {
+	f, n, err := ReadHead(r, off, end)
+	if err != nil {
+		return nil, err
+	}
 	total := min(Padded(int(FrameHead+n)), end-off) - FrameHead
 	if int64(cap(*buf)) < total {
 		*buf = make([]byte, total)
@@ -125,7 +136,7 @@ func ReadFrame(r io.ReaderAt, off, end int64, buf *[]byte) (*Frame, error) {
 		return nil, err
 	}
 	f.Body = b[:n:n]
-	if frameSum(h, f.Body) != binary.BigEndian.Uint32(h[12:]) || !allZero(b[n:]) {
+	if frameSum(f.Head[:], f.Body) != binary.BigEndian.Uint32(f.Head[12:]) || !allZero(b[n:]) {
 		return f, ErrDamaged
 	}
 	return f, nil

@@ -118,7 +118,7 @@ func reserve(cfg *Config, parent *ledger.Log) int64 {
 // follow builds the index of a log beside it, for as long as both live. An
 // index that fails lags until it works again, and holds up nothing else.
 func (j *journal) follow(ctx context.Context, l *ledger.Log, path string, log *slog.Logger) error {
-	index, err := store.OpenIndex(path)
+	index, err := store.OpenIndex(path, l, log)
 	if err != nil {
 		return err
 	}

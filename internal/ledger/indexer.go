@@ -17,19 +17,19 @@ type Indexer struct {
 	at    atomic.Pointer[ostiary.EntryRef] // next entry to index
 }
 
-// indexRows is how many rows go into one transaction.
+// indexRows is how many rows are put at once, and so held in memory.
 const indexRows = 512
 
-// indexPause is how long the indexer rests between two rounds, so that many
-// entries share a transaction: a commit costs as much as a hundred rows. It is
-// the greater part of how far the index lags.
+// indexPause is how long the indexer rests between two rounds, so that it does
+// not wake for every batch of a busy log. It is the greater part of how far
+// the index lags.
 const indexPause = 100 * time.Millisecond
 
 // NewIndexer returns an indexer; Run does the work.
 func NewIndexer(l *Log, i Index) *Indexer { return &Indexer{log: l, index: i} }
 
-// Run follows the log until ctx ends, the log or the index fails. Each entry
-// is put once: rows and position are one transaction.
+// Run follows the log until ctx ends, the log or the index fails. An index
+// that was found damaged, or is ahead of the log, is made again.
 func (x *Indexer) Run(ctx context.Context) error {
 	for {
 		grew := x.log.grew.wait()
@@ -56,6 +56,9 @@ func (x *Indexer) Catchup(ctx context.Context) error {
 	for _, v := range x.log.all() {
 		for {
 			from, err := x.index.Position(ctx, v.origin)
+			if ostiary.KindOf(err) == ostiary.Corrupt {
+				return x.Rebuild(ctx)
+			}
 			if err != nil {
 				return err
 			}
@@ -79,14 +82,9 @@ func (x *Indexer) Catchup(ctx context.Context) error {
 func (x *Indexer) put(ctx context.Context, v *volume, from, to uint64) error {
 	rows := make([]Row, 0, to-from)
 	err := v.each(from, to, func(i uint64, raw proof.Record) error {
-		e, err := proof.ParseEntry(raw.Entry)
-		if err != nil {
-			return err
-		}
-		row := Row{Origin: v.origin, Ref: v.ref(i), Entry: entryOf(e)}
-		row.Entry.Payload = ostiary.Payload{}
+		row, err := v.row(i, raw)
 		rows = append(rows, row)
-		return nil
+		return err
 	})
 	if err != nil {
 		return err

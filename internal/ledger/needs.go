@@ -71,11 +71,11 @@ type Filter struct {
 // Index answers queries about entries. It may lag, can be thrown away, and is
 // never read for a decision. Safe for concurrent use.
 type Index interface {
-	// Position returns the next index of a log that is not in it yet.
+	// Position returns the next index of a log that is not in it yet. It
+	// may be less after a restart. Corrupt if the index must be made again.
 	Position(ctx context.Context, origin string) (uint64, error)
 	// Put adds rows of one log, first at position from, and moves the
-	// position past them, in one transaction; Conflict if from is not the
-	// position.
+	// position past them; Conflict if from is not the position.
 	Put(ctx context.Context, origin string, from uint64, rows []Row) error
 	Query(ctx context.Context, f Filter) ([]Row, error)
 	// Reset empties it, for a rebuild.

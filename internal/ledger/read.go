@@ -75,14 +75,7 @@ func (v *volume) decode(index uint64, raw proof.Record) (*Record, error) {
 // entryOf is the root vocabulary's view of a published entry. What the ledger
 // itself states, such as what recovery found, becomes the payload's Detail.
 func entryOf(e *proof.Entry) ostiary.Entry {
-	x := ostiary.Entry{
-		Kind: e.Kind, ID: e.ID, Time: e.Time, Answers: e.Answers, Parent: e.Parent,
-		Session: ostiary.SessionID(e.Session), Mandate: ostiary.MandateID(e.Mandate),
-		Agent: ostiary.AgentID(e.Agent), Principal: ostiary.PrincipalID(e.Principal),
-		Action: e.Action, Server: e.Server, Pin: e.Pin, Asked: e.Asked, Permit: e.Permit, Code: e.Code,
-		Reasons: e.Reasons, Obligations: e.Obligations, Disposition: e.Disposition,
-		Snapshot: e.Snapshot, Policy: e.Policy, Class: e.Class,
-	}
+	x := headOf(e)
 	if len(e.Facts) > 0 {
 		facts := map[string]string{}
 		for _, f := range e.Facts {
@@ -91,6 +84,18 @@ func entryOf(e *proof.Entry) ostiary.Entry {
 		x.Payload.Detail, _ = json.Marshal(facts) // a map of strings
 	}
 	return x
+}
+
+// headOf is that view without the payload.
+func headOf(e *proof.Entry) ostiary.Entry {
+	return ostiary.Entry{
+		Kind: e.Kind, ID: e.ID, Time: e.Time, Answers: e.Answers, Parent: e.Parent,
+		Session: ostiary.SessionID(e.Session), Mandate: ostiary.MandateID(e.Mandate),
+		Agent: ostiary.AgentID(e.Agent), Principal: ostiary.PrincipalID(e.Principal),
+		Action: e.Action, Server: e.Server, Pin: e.Pin, Asked: e.Asked, Permit: e.Permit, Code: e.Code,
+		Reasons: e.Reasons, Obligations: e.Obligations, Disposition: e.Disposition,
+		Snapshot: e.Snapshot, Policy: e.Policy, Class: e.Class,
+	}
 }
 
 // Unseal opens the payload of a record that [Log.Follow] or [Log.Each]

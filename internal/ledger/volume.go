@@ -3,6 +3,7 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"regexp"
 	"sort"
@@ -125,7 +126,8 @@ func (v *volume) with(s *segment, f func(File, int64) error) error {
 	return errors.Join(err, file.Close())
 }
 
-// segmentOf returns the segment that holds an index, and its batches.
+// segmentOf returns the segment that holds an index, and where its batches
+// are. It believes their heads; who reads a batch checks it.
 func (v *volume) segmentOf(index uint64) (*segment, []proof.Place, error) {
 	v.mu.RLock()
 	i := sort.Search(len(v.segs), func(i int) bool { return v.segs[i].first > index }) - 1
@@ -139,13 +141,15 @@ func (v *volume) segmentOf(index uint64) (*segment, []proof.Place, error) {
 		return s, places, nil
 	}
 	err := v.with(s, func(f File, size int64) error {
-		_, _, off, err := proof.ReadOpening(f, size, s.number)
-		var buf []byte
+		w := window{r: f, end: size}
+		_, _, off, err := proof.ReadOpening(&w, size, s.number)
 		for err == nil {
 			var fr *proof.Frame
-			if fr, err = proof.ReadFrame(f, off, size, &buf); err == nil {
-				places = append(places, proof.Place{First: fr.First, Offset: off, Length: fr.Length()})
-				off += fr.Length()
+			var n int64
+			if fr, n, err = proof.ReadHead(&w, off, size); err == nil {
+				at := proof.Place{First: fr.First, Offset: off, Length: proof.Padded(proof.FrameHead + int(n))}
+				places = append(places, at)
+				off += at.Length
 			}
 		}
 		if errors.Is(err, proof.ErrZeros) {
@@ -153,7 +157,7 @@ func (v *volume) segmentOf(index uint64) (*segment, []proof.Place, error) {
 		}
 		return err
 	})
-	if errors.Is(err, proof.ErrDamaged) || errors.Is(err, proof.ErrNoFrame) {
+	if errors.Is(err, proof.ErrNoFrame) {
 		err = &proof.Fault{Log: v.origin, Segment: s.number, What: err.Error()}
 	}
 	if err != nil {
@@ -209,26 +213,63 @@ func (v *volume) record(index uint64) (proof.Record, error) {
 // valid until visit returns.
 func (v *volume) each(from, to uint64, visit func(index uint64, r proof.Record) error) error {
 	var buf []byte
-	for from < to {
-		fr, err := v.frameOf(from, &buf)
+	for again := false; from < to; {
+		closed := false
+		if from >= v.head.Load().Size {
+			return v.absent(from)
+		}
+		s, places, err := v.segmentOf(from)
 		if err != nil {
 			return err
 		}
-		start := from
-		for i, r := range fr.Records() {
-			if i < start || i >= to {
-				continue
-			}
-			if err := visit(i, r); err != nil {
-				return err
-			}
-			from++
+		i := sort.Search(len(places), func(i int) bool { return places[i].First > from }) - 1
+		if i < 0 {
+			return v.absent(from)
 		}
-		if from == start {
+		start := from
+		err = v.with(s, func(f File, size int64) error {
+			w := window{r: f, end: size}
+			for _, p := range places[i:] {
+				if from >= to {
+					break
+				}
+				fr, err := proof.ReadFrame(&w, p.Offset, size, &buf)
+				if errors.Is(err, fs.ErrClosed) && !again { // its month ended: what is left is read from a file of our own
+					again, closed = true, true
+					return nil
+				}
+				if err != nil {
+					return ostiary.Errorf(ostiary.Corrupt, "log_corrupt", "entry %s cannot be read", v.ref(from)).Because(err)
+				}
+				if from, err = frameRecords(fr, from, to, visit); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if from == start && !closed {
 			return ostiary.Errorf(ostiary.Corrupt, "log_corrupt", "entry %s is damaged", v.ref(from))
 		}
 	}
 	return nil
+}
+
+// frameRecords visits the records of one frame that are in [from, to) and
+// returns the index after them.
+func frameRecords(fr *proof.Frame, from, to uint64, visit func(index uint64, r proof.Record) error) (uint64, error) {
+	for i, r := range fr.Records() {
+		if i != from || i >= to {
+			continue
+		}
+		if err := visit(i, r); err != nil {
+			return from, err
+		}
+		from++
+	}
+	return from, nil
 }
 
 func (v *volume) tilesDir() string { return filepath.Join(v.dir, "tiles") }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"log/slog"
 )
 
 // FailNext makes the next commit of either engine report failure.
@@ -73,3 +74,11 @@ func FailFlush(s *SQL) (tried *int) {
 func (e *engine) onWriter(f func()) {
 	write(context.Background(), e, func(*txn) (none, error) { f(); return none{}, errors.New("nothing to write") })
 }
+
+// OpenSmallIndex opens an index whose runs have few entries.
+func OpenSmallIndex(path string, entries Entries, logger *slog.Logger, most int) (*Index, error) {
+	return openIndex(path, entries, logger, most)
+}
+
+// Fingerprint is what stands for a value in the index.
+func Fingerprint(s string) uint32 { return fingerprint(s) }

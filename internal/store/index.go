@@ -1,12 +1,15 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,129 +18,241 @@ import (
 	"github.com/ostiary/ostiary/internal/ledger"
 )
 
-// Index is the queryable index of the ledger in a file of its own. It holds
-// entries without their payloads, can be thrown away and rebuilt, and is never
-// read for a decision. What Put returned may be lost in a crash of the
-// machine, together with its position, so that it is put again. Safe for
-// concurrent use.
+// Index finds entries of a log. It holds no entry: it knows which may fit a
+// filter, and reads these in the log, so that its answers are the log's own
+// words. It lives in a file of its own, can be thrown away and made again, and
+// is never read for a decision. What it has in memory, and in a crash of the
+// machine what it wrote last, is lost together with its position, so that it
+// is put again. Safe for concurrent use.
 type Index struct {
-	writer *sql.DB
-	reads  *sql.DB
+	entries Entries
+	most    int // entries of a run; tests have smaller ones
+	writer  *sql.DB
+	reads   *sql.DB
 
-	mu     sync.Mutex // guards the writer's connection
-	conn   *sql.Conn
-	closed bool
+	writing sync.Mutex // held by whoever changes something; guards conn
+	conn    *sql.Conn
+
+	mu      sync.RWMutex // guards what follows; written with writing held
+	logs    []*indexedLog
+	closed  bool
+	damaged bool // a part did not verify: Position says so until Reset
 }
 
 var _ ledger.Index = (*Index)(nil)
+
+// Entries reads the log that an index is made from.
+type Entries interface {
+	// Rows visits the entries of one log at these places, which ascend.
+	// NotFound if there is no such log or place.
+	Rows(ctx context.Context, origin string, places []uint64, visit func(ledger.Row) error) error
+}
+
+// indexedLog is what the index has of one log: runs that follow one another,
+// and the block that grows after them.
+type indexedLog struct {
+	id     int64
+	origin string
+	month  string
+	runs   []run
+	tail   *block
+}
+
+// run is a stored block.
+type run struct {
+	id    int64
+	first uint64
+	n     int
+	since int64
+	until int64
+	last  ostiary.EntryID
+}
+
+func (l *indexedLog) position() uint64 { return l.tail.first + uint64(l.tail.n) }
 
 const (
 	defaultRows = 100    // rows of a query that names no limit
 	maxRows     = 10_000 // rows of any query: an answer is held in memory
 	maxKinds    = 32     // kinds in one filter: there are fewer
-	maxPut      = 50_000 // rows of one Put: one transaction, held in memory by its caller
+	maxPut      = 50_000 // rows of one Put, held in memory by its caller
 )
 
-// OpenIndex opens the index in a file, made if it is not there. A file that is
-// damaged or of another version is thrown away: the log holds the truth.
-func OpenIndex(path string) (*Index, error) {
-	ctx := context.Background() // opening is short and local
-	if err := private(path); err != nil {
-		return nil, err
-	}
-	f, err := openSQLite(ctx, path, "NORMAL", []string{indexSchema})
-	if err != nil && rebuildable(err) {
-		for _, suffix := range []string{"", "-wal", "-shm"} {
-			if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return nil, fmt.Errorf("throwing away a damaged index: %w", err)
-			}
-		}
-		if err := private(path); err != nil {
-			return nil, err
-		}
-		f, err = openSQLite(ctx, path, "NORMAL", []string{indexSchema})
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &Index{writer: f.writer, reads: f.reads, conn: f.conn}, nil
-}
+// indexSteps are the versions of the file. The first had a row for each entry;
+// such a file is not brought up but made again.
+func indexSteps() []string { return []string{"SELECT 1", indexSchema} }
 
-func rebuildable(err error) bool {
-	var e *ostiary.Error
-	return errors.As(err, &e) && (e.Kind == ostiary.Corrupt || e.Code == "schema_newer")
-}
-
-// indexSchema numbers logs and spells ids as bytes, because the index is read
-// and written by this file alone. Rows lie in the order of their log; the
-// B-trees serve one question each. agent_name and tool are what people type:
-// the last segment of an agent's id, and the action without its server.
 const indexSchema = `
 CREATE TABLE log (
   id INTEGER PRIMARY KEY,
   origin TEXT NOT NULL UNIQUE,
-  month TEXT NOT NULL,
-  next BIGINT NOT NULL
+  month TEXT NOT NULL
 );
-CREATE TABLE entry (
+CREATE TABLE run (
+  id INTEGER PRIMARY KEY,
   log BIGINT NOT NULL,
-  place BIGINT NOT NULL,
-  kind BIGINT NOT NULL,
-  id BLOB NOT NULL,
-  time BIGINT NOT NULL,
-  answers BLOB,
-  parent BLOB,
-  session TEXT NOT NULL,
-  mandate TEXT NOT NULL,
-  agent TEXT NOT NULL,
-  agent_name TEXT NOT NULL,
-  principal TEXT NOT NULL,
-  action TEXT NOT NULL,
-  tool TEXT NOT NULL,
-  server TEXT NOT NULL,
-  pin BLOB,
-  asked BLOB,
-  permit BIGINT NOT NULL,
-  code TEXT NOT NULL,
-  reasons TEXT NOT NULL,
-  obligations TEXT NOT NULL,
-  disposition BIGINT NOT NULL,
-  snapshot BIGINT NOT NULL,
-  policy BLOB,
-  class TEXT NOT NULL,
-  PRIMARY KEY (log, place)
-) WITHOUT ROWID;
-CREATE INDEX entry_time ON entry (time);
-CREATE INDEX entry_id ON entry (id);
-CREATE INDEX entry_agent ON entry (agent_name, time) WHERE agent_name <> '';
-CREATE INDEX entry_tool ON entry (tool, time) WHERE tool <> '';
-CREATE INDEX entry_denied ON entry (tool, time) WHERE tool <> '' AND permit = 0;
-CREATE INDEX entry_session ON entry (session, time) WHERE session <> '';
-CREATE INDEX entry_answers ON entry (answers) WHERE answers IS NOT NULL;
-CREATE INDEX entry_parent ON entry (parent) WHERE parent IS NOT NULL;
+  first BIGINT NOT NULL,
+  n BIGINT NOT NULL,
+  since BIGINT NOT NULL,
+  until BIGINT NOT NULL,
+  last BLOB NOT NULL
+);
+CREATE TABLE part (
+  id INTEGER PRIMARY KEY,
+  data BLOB NOT NULL
+);
 `
 
-const entryColumns = `place, kind, id, time, answers, parent, session, mandate, agent, principal, action, server, pin, asked, permit, code, reasons, obligations, disposition, snapshot, policy, class`
+// OpenIndex opens the index of a log in a file, made if it is not there. A
+// file that is damaged, of another version, or made from a log that is no
+// more, is thrown away and said so to logger: the log holds the truth.
+func OpenIndex(path string, entries Entries, logger *slog.Logger) (*Index, error) {
+	return openIndex(path, entries, logger, blockEntries)
+}
 
-const insertEntry = `INSERT INTO entry (log, ` + entryColumns + `, agent_name, tool)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
-
-// Position returns the next index of a log that is not in it yet.
-func (x *Index) Position(ctx context.Context, origin string) (uint64, error) {
-	var next uint64
-	err := x.reads.QueryRowContext(ctx, "SELECT next FROM log WHERE origin = ?", origin).Scan(&next)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, nil
+func openIndex(path string, entries Entries, logger *slog.Logger, most int) (*Index, error) {
+	ctx := context.Background() // opening is short and local
+	x := &Index{entries: entries, most: most}
+	why, err := x.open(ctx, path)
+	if err == nil && why != "" {
+		logger.Warn("the log's index is made again from the log", "file", filepath.Base(path), "why", why)
+		if err = discard(path); err == nil {
+			why, err = x.open(ctx, path)
+		}
+		if err == nil && why != "" {
+			err = ostiary.Errorf(ostiary.Unavailable, "store", "the log's index cannot be made: %s", why)
+		}
 	}
 	if err != nil {
-		return 0, unreadable(err, sqliteFault)
+		return nil, err
 	}
-	return next, nil
+	return x, nil
+}
+
+// open opens the file, or says why it is of no use.
+func (x *Index) open(ctx context.Context, path string) (why string, err error) {
+	if err := private(path); err != nil {
+		return "", err
+	}
+	if outdated(ctx, path) {
+		return "its format is older than this program", nil
+	}
+	f, err := openSQLite(ctx, path, "NORMAL", indexSteps())
+	var e *ostiary.Error
+	switch {
+	case errors.As(err, &e) && e.Kind == ostiary.Corrupt:
+		return "it is damaged", nil
+	case errors.As(err, &e) && e.Code == "schema_newer":
+		return "it was made by a newer program", nil
+	case err != nil:
+		return "", err
+	}
+	x.writer, x.reads, x.conn = f.writer, f.reads, f.conn
+	if why, err = x.load(ctx); err != nil || why != "" {
+		err = errors.Join(err, x.conn.Close(), x.writer.Close(), x.reads.Close())
+	}
+	return why, err
+}
+
+func discard(path string) error {
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("throwing away an index: %w", err)
+		}
+	}
+	return nil
+}
+
+// outdated recognizes a file of an earlier version. One that cannot be read is
+// for the next step to judge.
+func outdated(ctx context.Context, path string) bool {
+	db, err := sql.Open("sqlite", sqliteDSN(path, "NORMAL"))
+	if err != nil {
+		return false
+	}
+	defer db.Close()
+	var version int
+	err = db.QueryRowContext(ctx, "SELECT MAX(version) FROM schema_version").Scan(&version)
+	return err == nil && version < len(indexSteps())
+}
+
+// load reads which runs there are, and says why they are of no use if they do
+// not fit the log.
+func (x *Index) load(ctx context.Context) (why string, err error) {
+	x.logs = nil
+	rs, err := x.reads.QueryContext(ctx, "SELECT log.id, origin, month, run.id, first, n, since, until, last FROM run JOIN log ON log.id = run.log ORDER BY month, origin, first")
+	if err != nil {
+		return "", unreadable(err, sqliteFault)
+	}
+	defer rs.Close()
+	for rs.Next() {
+		var l indexedLog
+		var r run
+		var last []byte
+		if err := rs.Scan(&l.id, &l.origin, &l.month, &r.id, &r.first, &r.n, &r.since, &r.until, &last); err != nil {
+			return "", unreadable(err, sqliteFault)
+		}
+		if len(x.logs) == 0 || x.logs[len(x.logs)-1].id != l.id {
+			l.tail = newBlock(0)
+			x.logs = append(x.logs, &l)
+		}
+		of := x.logs[len(x.logs)-1]
+		if r.first != of.position() || r.n < 1 || r.n > blockEntries || len(last) != len(r.last) {
+			return "its runs do not follow one another", nil
+		}
+		copy(r.last[:], last)
+		of.runs, of.tail = append(of.runs, r), newBlock(r.first+uint64(r.n))
+	}
+	if err := rs.Err(); err != nil {
+		return "", unreadable(err, sqliteFault)
+	}
+	if !x.fits(ctx) {
+		return "it was made from another log", nil
+	}
+	return "", nil
+}
+
+// fits reports whether the log still holds what was indexed: its months, and
+// the newest entry of the newest run. What was cut off or put in its place
+// took that entry away.
+func (x *Index) fits(ctx context.Context) bool {
+	for i, l := range x.logs {
+		var at []uint64
+		newest := l.runs[len(l.runs)-1]
+		if i == len(x.logs)-1 {
+			at = append(at, l.position()-1)
+		}
+		same := true
+		err := x.entries.Rows(ctx, l.origin, at, func(r ledger.Row) error {
+			same = r.Entry.ID == newest.last
+			return nil
+		})
+		if err != nil && ostiary.KindOf(err) == ostiary.NotFound || !same {
+			return false
+		}
+	}
+	return true
+}
+
+// Position returns the next index of a log that is not in it yet. Corrupt if
+// the index was found damaged and waits to be made again.
+func (x *Index) Position(_ context.Context, origin string) (uint64, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if x.damaged {
+		return 0, errPart()
+	}
+	for _, l := range x.logs {
+		if l.origin == origin {
+			return l.position(), nil
+		}
+	}
+	return 0, nil
 }
 
 // Put adds rows of one log, first at position from, and moves the position
-// past them, in one transaction. Conflict if from is not the position;
-// Malformed if the rows do not follow one another.
+// past them. Conflict if from is not the position; Malformed if the rows do
+// not follow one another. What a Put that failed took in nonetheless, Position
+// says.
 func (x *Index) Put(ctx context.Context, origin string, from uint64, rows []ledger.Row) error {
 	if len(rows) == 0 {
 		return nil
@@ -145,45 +260,41 @@ func (x *Index) Put(ctx context.Context, origin string, from uint64, rows []ledg
 	if err := inSequence(origin, from, rows); err != nil {
 		return err
 	}
-	return x.transact(ctx, func(c *sql.Conn) error {
-		log, err := movePosition(ctx, c, origin, rows[0].Ref.Month, from, from+uint64(len(rows)))
-		if err != nil {
-			return err
-		}
-		st, err := c.PrepareContext(ctx, insertEntry)
-		if err != nil {
-			return err
-		}
-		defer st.Close()
-		var args []any
-		for i := range rows {
-			args = entryArgs(args[:0], log, &rows[i])
-			if _, err := st.ExecContext(ctx, args...); err != nil {
-				return err
-			}
-			if err := inherit(ctx, c, log, &rows[i]); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// inherited is what an Outcome that says nothing but what it answers has from
-// its Intent: who, what, and under which policy.
-const inherited = "session, mandate, agent, principal, action, server, pin, asked, permit, reasons, snapshot, policy, class, agent_name, tool"
-
-// inherit completes the row of an Unknown outcome, which recovery writes from
-// the Intent's id alone, so that it is found by agent, tool and server.
-func inherit(ctx context.Context, c *sql.Conn, log int64, r *ledger.Row) error {
-	e := &r.Entry
-	if e.Kind != ostiary.KindOutcome || e.Answers.IsZero() || e.Action != "" || e.Agent != "" {
-		return nil
+	x.writing.Lock()
+	defer x.writing.Unlock()
+	if x.closed {
+		return errClosed()
 	}
-	const from = " FROM entry WHERE id = ? AND kind = ?"
-	_, err := c.ExecContext(ctx, "UPDATE entry SET ("+inherited+") = (SELECT "+inherited+from+") WHERE log = ? AND place = ? AND EXISTS (SELECT 1"+from+")",
-		e.Answers[:], int64(ostiary.KindIntent), log, int64(r.Ref.Index), e.Answers[:], int64(ostiary.KindIntent))
-	return err
+	l, err := x.logAt(origin, rows[0].Ref.Month, from)
+	if err != nil {
+		return err
+	}
+	entries, err := x.completed(ctx, rows)
+	if err != nil {
+		return err
+	}
+	for _, older := range x.logs { // their months are over
+		if older.month < l.month && older.tail.n > 0 {
+			if err := x.seal(ctx, older); err != nil {
+				return err
+			}
+		}
+	}
+	for len(entries) > 0 {
+		if l.tail.n >= x.most {
+			if err := x.seal(ctx, l); err != nil {
+				return err
+			}
+		}
+		n := min(len(entries), x.most-l.tail.n)
+		x.mu.Lock()
+		for _, e := range entries[:n] {
+			l.tail.add(e)
+		}
+		x.mu.Unlock()
+		entries = entries[n:]
+	}
+	return nil
 }
 
 func inSequence(origin string, from uint64, rows []ledger.Row) error {
@@ -195,32 +306,87 @@ func inSequence(origin string, from uint64, rows []ledger.Row) error {
 		if r.Origin != origin || r.Ref.Index != from+uint64(i) || r.Ref.Month != rows[0].Ref.Month {
 			return ostiary.Errorf(ostiary.Malformed, "sequence", "row %d is not the next of its log", i)
 		}
+		if r.Entry.Kind >= markKinds || r.Entry.Disposition >= markDispositions {
+			return ostiary.Errorf(ostiary.Malformed, "index_row", "row %d is of no known kind", i)
+		}
 	}
 	return nil
 }
 
-// movePosition is the guard: only who knows the position moves it.
-func movePosition(ctx context.Context, c *sql.Conn, origin, month string, from, to uint64) (log int64, err error) {
-	if from == 0 {
-		_, err = c.ExecContext(ctx, "INSERT INTO log (origin, month, next) VALUES (?, ?, 0) ON CONFLICT (origin) DO NOTHING", origin, month)
-		if err != nil {
-			return 0, err
+// logAt returns a log that is at a position, a new one at 0. Only who knows
+// the position may move it. The caller holds writing.
+func (x *Index) logAt(origin, month string, from uint64) (*indexedLog, error) {
+	for _, l := range x.logs {
+		if l.origin == origin {
+			if l.position() != from || l.month != month {
+				return nil, errPosition(from)
+			}
+			return l, nil
 		}
 	}
-	err = c.QueryRowContext(ctx, "UPDATE log SET next = ? WHERE origin = ? AND next = ? AND month = ? RETURNING id", int64(to), origin, int64(from), month).Scan(&log)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, ostiary.Errorf(ostiary.Conflict, "index_position", "the index is not at entry %d of this log", from)
+	if from != 0 {
+		return nil, errPosition(from)
 	}
-	return log, err
-}
-
-// transact runs f in a transaction on the only connection that writes.
-func (x *Index) transact(ctx context.Context, f func(*sql.Conn) error) (err error) {
+	l := &indexedLog{origin: origin, month: month, tail: newBlock(0)}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.closed {
-		return errClosed()
+	logs := append(slices.Clone(x.logs), l)
+	slices.SortFunc(logs, func(a, b *indexedLog) int {
+		return cmp.Or(cmp.Compare(a.month, b.month), cmp.Compare(a.origin, b.origin))
+	})
+	x.logs = logs
+	return l, nil
+}
+
+func errPosition(from uint64) error {
+	return ostiary.Errorf(ostiary.Conflict, "index_position", "the index is not at entry %d of this log", from)
+}
+
+// seal stores the block that grew as a run and begins another. The caller
+// holds writing.
+func (x *Index) seal(ctx context.Context, l *indexedLog) error {
+	b := l.tail
+	r := run{first: b.first, n: b.n, since: b.since, until: b.until, last: b.last}
+	id := l.id
+	err := x.transact(ctx, func(c *sql.Conn) (err error) {
+		if id == 0 {
+			if err = c.QueryRowContext(ctx, "INSERT INTO log (origin, month) VALUES (?, ?) RETURNING id", l.origin, l.month).Scan(&id); err != nil {
+				return err
+			}
+		}
+		err = c.QueryRowContext(ctx, "INSERT INTO run (log, first, n, since, until, last) VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+			id, int64(r.first), r.n, r.since, r.until, r.last[:]).Scan(&r.id)
+		if err != nil {
+			return err
+		}
+		st, err := c.PrepareContext(ctx, "INSERT INTO part (id, data) VALUES (?, ?)")
+		if err != nil {
+			return err
+		}
+		defer st.Close()
+		for number, data := range b.encode() {
+			at := partID(number, r.id)
+			if _, err := st.ExecContext(ctx, at, sealPart(at, data)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	l.id, l.runs, l.tail = id, append(l.runs, r), newBlock(r.first+uint64(r.n))
+	return nil
+}
+
+// partID names a part of a run so that equal parts of all runs lie together.
+func partID(number int, run int64) int64 { return int64(number)<<40 | run }
+
+// transact runs f in a transaction on the only connection that writes. The
+// caller holds writing.
+func (x *Index) transact(ctx context.Context, f func(*sql.Conn) error) (err error) {
 	defer func() {
 		if err != nil {
 			x.conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK") // fails if there is nothing to undo
@@ -237,12 +403,41 @@ func (x *Index) transact(ctx context.Context, f func(*sql.Conn) error) (err erro
 	return err
 }
 
-func entryArgs(args []any, log int64, r *ledger.Row) []any {
-	e := &r.Entry
-	return append(args, log, int64(r.Ref.Index), int64(e.Kind), e.ID[:], nanos(e.Time), idBytes(e.Answers), idBytes(e.Parent),
-		string(e.Session), string(e.Mandate), string(e.Agent), string(e.Principal), e.Action, e.Server, digestBytes(e.Pin), digestBytes(e.Asked),
-		flag(e.Permit), e.Code, listOrEmpty(e.Reasons), listOrEmpty(e.Obligations), int64(e.Disposition), int64(e.Snapshot), digestBytes(e.Policy), e.Class,
-		e.Agent.Name(), toolOf(e))
+// Reset empties the index, for a rebuild.
+func (x *Index) Reset(ctx context.Context) error {
+	x.writing.Lock()
+	defer x.writing.Unlock()
+	if x.closed {
+		return errClosed()
+	}
+	x.mu.Lock() // no query begins between the file and what is known of it
+	defer x.mu.Unlock()
+	err := x.transact(ctx, func(c *sql.Conn) error {
+		for _, q := range []string{"DELETE FROM part", "DELETE FROM run", "DELETE FROM log"} {
+			if _, err := c.ExecContext(ctx, q); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		x.logs, x.damaged = nil, false
+	}
+	return err
+}
+
+// Close waits for the write under way and closes the file. What was not stored
+// yet is put again after the next start. Closing again does nothing.
+func (x *Index) Close() error {
+	x.writing.Lock()
+	defer x.writing.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed {
+		return nil
+	}
+	x.closed = true
+	return errors.Join(x.conn.Close(), x.writer.Close(), x.reads.Close())
 }
 
 // toolOf is what an action is called without its server.
@@ -262,215 +457,9 @@ func nanos(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-func fromNanos(n int64) time.Time {
-	if n == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, n).UTC()
-}
-
 func flag(b bool) int64 {
 	if b {
 		return 1
 	}
 	return 0
-}
-
-func idBytes(id ostiary.EntryID) any {
-	if id.IsZero() {
-		return nil
-	}
-	return id[:]
-}
-
-func digestBytes(d ostiary.Digest) any {
-	if d.IsZero() {
-		return nil
-	}
-	return d[:]
-}
-
-func listOrEmpty(items []string) string {
-	if len(items) == 0 {
-		return ""
-	}
-	return list(items)
-}
-
-// Query returns the rows that a filter selects, by time and then by place.
-func (x *Index) Query(ctx context.Context, f ledger.Filter) ([]ledger.Row, error) {
-	q, args, err := question(f)
-	if err != nil {
-		return nil, err
-	}
-	rs, err := x.reads.QueryContext(ctx, q, args...)
-	if err != nil {
-		return nil, unreadable(err, sqliteFault)
-	}
-	defer rs.Close()
-	var out []ledger.Row
-	for rs.Next() {
-		r, err := scanRow(rs)
-		if err != nil {
-			return nil, unreadable(err, sqliteFault)
-		}
-		out = append(out, r)
-	}
-	if err := rs.Err(); err != nil {
-		return nil, unreadable(err, sqliteFault)
-	}
-	return out, nil
-}
-
-// question writes the statement for a filter. Its text is ours alone: what a
-// caller chose travels as parameters.
-func question(f ledger.Filter) (string, []any, error) {
-	var where []string
-	var args []any
-	and := func(cond string, vs ...any) {
-		where = append(where, cond)
-		args = append(args, vs...)
-	}
-	equal := func(column, v string) {
-		if v != "" {
-			and(column+" = ?", v)
-		}
-	}
-	switch {
-	case strings.Contains(f.Agent, "://"):
-		and("agent_name = ? AND agent_name <> '' AND agent = ?", ostiary.AgentID(f.Agent).Name(), f.Agent)
-	case f.Agent != "":
-		and("agent_name = ? AND agent_name <> ''", f.Agent)
-	}
-	if f.Action != "" {
-		andTool(&where, &args, f.Action)
-	}
-	if f.Session != "" {
-		and("session = ? AND session <> ''", f.Session)
-	}
-	equal("principal", f.Principal)
-	equal("server", f.Server)
-	equal("code", f.Code)
-	if len(f.Kinds) > maxKinds {
-		return "", nil, ostiary.Errorf(ostiary.Malformed, "too_large", "more than %d kinds", maxKinds)
-	}
-	if len(f.Kinds) > 0 {
-		and("kind IN (?" + strings.Repeat(", ?", len(f.Kinds)-1) + ")")
-		for _, k := range f.Kinds {
-			args = append(args, int64(k))
-		}
-	}
-	if f.Permit != nil {
-		and(fmt.Sprintf("permit = %d", flag(*f.Permit))) // written out, so that the B-tree of denials is seen
-	}
-	if f.Disposition != nil {
-		and("disposition = ?", int64(*f.Disposition))
-	}
-	if f.Except != "" {
-		and("action <> ?", f.Except)
-	}
-	if f.Latest {
-		and(fmt.Sprintf("(kind <> %d OR NOT EXISTS (SELECT 1 FROM entry o WHERE o.answers = entry.id AND o.answers IS NOT NULL AND o.kind = %d))", ostiary.KindIntent, ostiary.KindOutcome))
-	}
-	if !f.Since.IsZero() {
-		and("time >= ?", nanos(f.Since))
-	}
-	if !f.Until.IsZero() {
-		and("time < ?", nanos(f.Until))
-	}
-	if !f.Answers.IsZero() {
-		and("(answers = ? OR parent = ?)", f.Answers[:], f.Answers[:])
-	}
-	if !f.ID.IsZero() {
-		and("entry.id = ?", f.ID[:])
-	}
-	limit := f.Limit
-	if limit == 0 {
-		limit = defaultRows
-	}
-	if limit < 0 || limit > maxRows {
-		return "", nil, ostiary.Errorf(ostiary.Malformed, "limit", "a limit is between 1 and %d", maxRows).At("limit")
-	}
-	q := "SELECT origin, month, " + strings.Replace(entryColumns, " id,", " entry.id,", 1) + " FROM entry JOIN log ON log.id = entry.log"
-	if len(where) > 0 {
-		q += " WHERE " + strings.Join(where, " AND ")
-	}
-	order := ""
-	if f.Newest {
-		order = " DESC"
-	}
-	return q + " ORDER BY time" + order + ", log" + order + ", place" + order + " LIMIT ?", append(args, limit), nil
-}
-
-// andTool selects by an action's full name or by its name without the server.
-// The index knows only the latter, so every way to split a full name is
-// looked up and the name itself decides.
-func andTool(where *[]string, args *[]any, name string) {
-	const sep = "___"
-	names := []any{name}
-	for i := 0; i+len(sep) < len(name) && len(names) < maxKinds; i++ {
-		if name[i:i+len(sep)] == sep {
-			names = append(names, name[i+len(sep):])
-		}
-	}
-	*where = append(*where, "tool IN (?"+strings.Repeat(", ?", len(names)-1)+") AND tool <> '' AND (tool = ? OR action = ?)")
-	*args = append(append(*args, names...), name, name)
-}
-
-func scanRow(rs *sql.Rows) (r ledger.Row, err error) {
-	e := &r.Entry
-	var id, answers, parent, pin, asked, policy []byte
-	var at int64
-	var reasons, obligations string
-	err = rs.Scan(&r.Origin, &r.Ref.Month, &r.Ref.Index, &e.Kind, &id, &at, &answers, &parent, &e.Session, &e.Mandate, &e.Agent, &e.Principal,
-		&e.Action, &e.Server, &pin, &asked, &e.Permit, &e.Code, &reasons, &obligations, &e.Disposition, &e.Snapshot, &policy, &e.Class)
-	if err != nil {
-		return r, err
-	}
-	e.Time = fromNanos(at)
-	for _, b := range []struct {
-		to   []byte
-		from []byte
-	}{{e.ID[:], id}, {e.Answers[:], answers}, {e.Parent[:], parent}, {e.Pin[:], pin}, {e.Asked[:], asked}, {e.Policy[:], policy}} {
-		if len(b.from) != 0 && len(b.from) != len(b.to) {
-			return r, ostiary.Errorf(ostiary.Corrupt, "stored_row", "a row of the index holds %s, which is no id", hex.EncodeToString(b.from))
-		}
-		copy(b.to, b.from)
-	}
-	for _, l := range []struct {
-		to   *[]string
-		from string
-	}{{&e.Reasons, reasons}, {&e.Obligations, obligations}} {
-		if l.from == "" {
-			continue
-		}
-		if *l.to, err = unlist(l.from); err != nil {
-			return r, err
-		}
-	}
-	return r, nil
-}
-
-// Reset empties the index, for a rebuild.
-func (x *Index) Reset(ctx context.Context) error {
-	return x.transact(ctx, func(c *sql.Conn) error {
-		for _, q := range []string{"DELETE FROM entry", "DELETE FROM log"} {
-			if _, err := c.ExecContext(ctx, q); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// Close waits for the write under way and closes the file. Closing again does
-// nothing.
-func (x *Index) Close() error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.closed {
-		return nil
-	}
-	x.closed = true
-	return errors.Join(x.conn.Close(), x.writer.Close(), x.reads.Close())
 }

@@ -1,9 +1,11 @@
 package store_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,9 +53,39 @@ func batch(from, n uint64) []ledger.Row {
 	return out
 }
 
-func openIndex(t testing.TB, path string) *store.Index {
+// shelf is a log in memory, of one origin.
+type shelf struct {
+	mu   sync.Mutex
+	rows []ledger.Row
+}
+
+func shelve(rows ...ledger.Row) *shelf { return &shelf{rows: rows} }
+
+func (s *shelf) Rows(ctx context.Context, origin string, places []uint64, visit func(ledger.Row) error) error {
+	s.mu.Lock()
+	rows := s.rows
+	s.mu.Unlock()
+	rows = slices.DeleteFunc(slices.Clone(rows), func(r ledger.Row) bool { return r.Origin != origin })
+	if len(rows) == 0 {
+		return ostiary.Errorf(ostiary.NotFound, "no_log", "none")
+	}
+	if !slices.IsSorted(places) {
+		return errors.New("places do not ascend")
+	}
+	for _, p := range places {
+		if p >= uint64(len(rows)) {
+			return ostiary.Errorf(ostiary.NotFound, "no_entry", "none")
+		}
+		if err := visit(rows[p]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func openIndex(t testing.TB, path string, log store.Entries) *store.Index {
 	t.Helper()
-	x, err := store.OpenIndex(path)
+	x, err := store.OpenIndex(path, log, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,8 +96,10 @@ func openIndex(t testing.TB, path string) *store.Index {
 func TestIndex(t *testing.T) {
 	ctx := t.Context()
 	path := filepath.Join(t.TempDir(), "index.db")
-	x := openIndex(t, path)
-	rows := batch(0, 400)
+	rows := batch(0, 450)
+	log := shelve(rows...)
+	x := openIndex(t, path, log)
+	rows = rows[:400]
 	inner := &rows[10].Entry
 	inner.Parent = entryID(4)
 	refused := &rows[7].Entry
@@ -74,6 +108,7 @@ func TestIndex(t *testing.T) {
 	rows[20].Entry.Action, rows[20].Entry.Server = "bank___odd___name", "bank"
 	rows[22].Entry.Action, rows[22].Entry.Server = "tools/list", ""
 	rows[24].Entry = ostiary.Entry{Kind: ostiary.KindOpen, Time: rows[24].Entry.Time, ID: entryID(24)}
+	copy(log.rows, rows)
 
 	if err := x.Put(ctx, logName, 0, rows[:300]); err != nil {
 		t.Fatal(err)
@@ -102,6 +137,11 @@ func TestIndex(t *testing.T) {
 		}
 		if err := x.Put(ctx, logName, 400, []ledger.Row{row(401)}); !errors.As(err, &e) || e.Kind != ostiary.Malformed {
 			t.Error("a gap", err)
+		}
+		odd := row(400)
+		odd.Entry.Kind = 200
+		if err := x.Put(ctx, logName, 400, []ledger.Row{odd}); !errors.As(err, &e) || e.Code != "index_row" {
+			t.Error("a kind that no mark has", err)
 		}
 		if n, err := x.Position(ctx, logName); n != 400 || err != nil {
 			t.Fatal(n, err)
@@ -201,14 +241,23 @@ func TestIndex(t *testing.T) {
 	})
 	t.Run("opened again, then emptied", func(t *testing.T) {
 		x.Close()
-		x = openIndex(t, path)
-		if n, err := x.Position(ctx, logName); n != 450 || err != nil {
-			t.Fatal(n, err)
+		x = openIndex(t, path, log)
+		// What was not stored as a run is put again.
+		n, err := x.Position(ctx, logName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Put(ctx, logName, n, log.rows[n:450]); err != nil {
+			t.Fatal(err)
+		}
+		got, err := x.Query(ctx, ledger.Filter{Limit: 1000})
+		if d := cmp.Diff(log.rows, got); d != "" || err != nil {
+			t.Fatal(d, err)
 		}
 		if err := x.Reset(ctx); err != nil {
 			t.Fatal(err)
 		}
-		got, err := x.Query(ctx, ledger.Filter{})
+		got, err = x.Query(ctx, ledger.Filter{})
 		if n, _ := x.Position(ctx, logName); n != 0 || len(got) != 0 || err != nil {
 			t.Fatal(n, got, err)
 		}
@@ -218,15 +267,24 @@ func TestIndex(t *testing.T) {
 		if err := os.WriteFile(path, []byte(strings.Repeat("damage", 5000)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		x = openIndex(t, path)
+		x = openIndex(t, path, log)
 		if err := x.Put(ctx, logName, 0, batch(0, 5)); err != nil {
 			t.Fatal(err)
+		}
+	})
+	t.Run("closed", func(t *testing.T) {
+		x.Close()
+		if err := x.Put(ctx, logName, 5, batch(5, 5)); ostiary.KindOf(err) != ostiary.Unavailable {
+			t.Error(err)
+		}
+		if _, err := x.Query(ctx, ledger.Filter{}); ostiary.KindOf(err) != ostiary.Unavailable {
+			t.Error(err)
 		}
 	})
 }
 
 func BenchmarkIndexPut(b *testing.B) {
-	x := openIndex(b, filepath.Join(b.TempDir(), "index.db"))
+	x := openIndex(b, filepath.Join(b.TempDir(), "index.db"), shelve(row(0)))
 	const each = 1000
 	at := uint64(0)
 	for b.Loop() {
@@ -241,41 +299,15 @@ func BenchmarkIndexPut(b *testing.B) {
 	b.ReportMetric(float64(b.N*each)/b.Elapsed().Seconds(), "rows/s")
 }
 
-func BenchmarkIndexQuery(b *testing.B) {
-	x := openIndex(b, filepath.Join(b.TempDir(), "index.db"))
-	const all = 100_000
-	for at := uint64(0); at < all; at += 5000 {
-		if err := x.Put(b.Context(), logName, at, batch(at, 5000)); err != nil {
-			b.Fatal(err)
-		}
-	}
-	no := false
-	for name, f := range map[string]ledger.Filter{
-		"agent":       {Agent: "agent7", Newest: true},
-		"tool+permit": {Action: "tool7", Newest: true},
-		"denied":      {Action: "tool7", Permit: &no, Newest: true},
-		"newest":      {Newest: true},
-		"answers":     {Answers: entryID(5000)},
-	} {
-		b.Run(name, func(b *testing.B) {
-			for b.Loop() {
-				if _, err := x.Query(b.Context(), f); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
-
 func TestIndexUnknown(t *testing.T) {
 	ctx := t.Context()
-	x := openIndex(t, filepath.Join(t.TempDir(), "index.db"))
 	intent := row(0)
 	unknown := ledger.Row{Origin: logName, Ref: ostiary.EntryRef{Month: "2026-11", Index: 1}, Entry: ostiary.Entry{
 		Kind: ostiary.KindOutcome, ID: entryID(1), Time: start.Add(time.Minute), Answers: intent.Entry.ID, Code: "unknown", Disposition: ostiary.Unknown,
 	}}
 	orphan := unknown
 	orphan.Ref.Index, orphan.Entry.ID, orphan.Entry.Answers = 2, entryID(2), entryID(99)
+	x := openIndex(t, filepath.Join(t.TempDir(), "index.db"), shelve(intent, unknown, orphan))
 	if err := x.Put(ctx, logName, 0, []ledger.Row{intent, unknown, orphan}); err != nil {
 		t.Fatal(err)
 	}
@@ -295,9 +327,9 @@ func TestIndexUnknown(t *testing.T) {
 
 func TestIndexLatest(t *testing.T) {
 	ctx := t.Context()
-	x := openIndex(t, filepath.Join(t.TempDir(), "index.db"))
 	rows := batch(0, 5) // two actions with their outcomes, and one that runs
 	rows[2].Entry.Action, rows[3].Entry.Action = "discover_server", "discover_server"
+	x := openIndex(t, filepath.Join(t.TempDir(), "index.db"), shelve(rows...))
 	if err := x.Put(ctx, logName, 0, rows); err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,9 @@
 //
 // Three engines pass one suite, storetest: SQLite, which serves one process,
 // PostgreSQL, which serves many, and a memory twin. SQL is plain, with ? for
-// parameters, and what engines spell differently is in dialect. The index of the ledger (OpenIndex) is a separate file that can be
-// thrown away.
+// parameters, and what engines spell differently is in dialect. The index of
+// the ledger (OpenIndex) is a separate file that knows where entries are, not
+// what they say, and can be thrown away.
 package store
 
 import (
