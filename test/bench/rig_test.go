@@ -25,9 +25,18 @@ import (
 // may be busy with other things.
 const patience = time.Minute
 
+// TestMain also makes this binary a stdio tool server that a gateway started,
+// and the other processes of the benchmarks.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 4 && os.Args[1] == stdioTool { // the gateway started us as a tool server
+	if len(os.Args) == 4 && os.Args[1] == stdioTool {
 		os.Exit(serveStdio(os.Args[2], os.Args[3]))
+	}
+	if role := os.Getenv(roleEnv); role != "" {
+		if err := play(role, os.Getenv(upstreamEnv)); err != nil {
+			fmt.Fprintln(os.Stderr, role+":", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	code := m.Run()
 	os.RemoveAll(built.dir)

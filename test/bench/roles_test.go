@@ -99,17 +99,6 @@ const (
 	profileEnv = "OSTIARY_BENCH_PROFILE"
 )
 
-func TestMain(m *testing.M) {
-	role := os.Getenv(roleEnv)
-	if role == "" {
-		os.Exit(m.Run())
-	}
-	if err := play(role, os.Getenv(upstreamEnv)); err != nil {
-		fmt.Fprintln(os.Stderr, role+":", err)
-		os.Exit(1)
-	}
-}
-
 // play serves in a role until standard input ends.
 func play(role, upstream string) error {
 	dir, err := os.MkdirTemp("", "ostiary-bench-")
