@@ -23,9 +23,9 @@ type flushes struct {
 	leads   bool
 }
 
-// record is what a call's entries take: some 1,500 bytes each with payload,
+// recordSize is what a call's entries take: some 1,500 bytes each with payload,
 // head and padding.
-const record = 1536
+const recordSize = 1536
 
 const flushFile = 64 << 20
 
@@ -77,7 +77,7 @@ func (s *flushes) flush() error {
 }
 
 func (s *flushes) write(n int) error {
-	b := make([]byte, n*record)
+	b := make([]byte, n*recordSize)
 	for i := range b {
 		b[i] = byte(i)
 	}
@@ -99,17 +99,17 @@ func (s *flushes) durable(next http.Handler) http.Handler {
 			http.Error(w, "flush", 500)
 			return
 		}
-		next.ServeHTTP(&held{ResponseWriter: w, s: s}, r)
+		next.ServeHTTP(&slowHead{ResponseWriter: w, s: s}, r)
 	})
 }
 
-// held flushes before the first byte of the reply.
-type held struct {
+// slowHead flushes before the first byte of the reply.
+type slowHead struct {
 	http.ResponseWriter
 	s *flushes
 }
 
-func (h *held) WriteHeader(status int) {
+func (h *slowHead) WriteHeader(status int) {
 	if err := h.s.flush(); err != nil {
 		status = 500
 	}
