@@ -14,7 +14,7 @@ type Code struct {
 // Codes lists every code that a caller, an operator or a reader of the log can
 // meet, sorted by name and kind. A code can have more than one kind.
 func Codes() []Code {
-	all := slices.Concat(messageCodes(), doorCodes(), decisionCodes(), identityCodes(), upstreamCodes(), ledgerCodes(), storeCodes(), operatorCodes(), peopleCodes(), fileCodes(), bugCodes())
+	all := slices.Concat(messageCodes(), doorCodes(), decisionCodes(), identityCodes(), upstreamCodes(), ledgerCodes(), storeCodes(), operatorCodes(), peopleCodes(), consoleCodes(), fileCodes(), bugCodes())
 	slices.SortFunc(all, func(a, b Code) int {
 		if a.Name != b.Name {
 			if a.Name < b.Name {
@@ -545,6 +545,29 @@ func peopleCodes() []Code {
 			"repeated", "the provider sent a parameter twice",
 			"role", "it is no role"),
 		of(Corrupt, "Restore from a backup; do not go on with this store.", "stored_record", "a stored record cannot be read"),
+	)
+}
+
+// consoleCodes are what the console's pages say.
+func consoleCodes() []Code {
+	return slices.Concat(
+		of(Denied, "Open the console by its own address, in a browser, and begin again there.",
+			"address", "an answer cannot be taken to an address that a browser would run or open itself",
+			"cross_origin", "a change was asked for by no page of this console",
+			"form", "a form of another browser, or of a session that has ended"),
+		of(Denied, "Ask an operator for the role.", "role", "the page is for another role"),
+		of(Exhausted, "Wait a minute.", "rate", "too many requests came from one address"),
+		of(Malformed, "Begin again on the page; nothing was decided.",
+			"answer", "a question was neither accepted nor refused",
+			"back", "what a sign-in provider sent with the browser cannot be read",
+			"consent", "what was chosen is not within what was asked for",
+			"how", "a mandate ends completed or revoked"),
+		of(NotFound, "Look at the address, or begin again.",
+			"no_mandate", "the person gave no such mandate",
+			"no_page", "there is no such page",
+			"no_person", "there is nobody of this name",
+			"no_question", "a client's question was answered, has expired, or was never asked"),
+		of(Unavailable, "Set listen.console and restart the gateway.", "console_off", "there is no console where people could sign in"),
 	)
 }
 

@@ -37,6 +37,7 @@ type cli struct {
 	Doctor  doctorCmd  `cmd:"" help:"Find out what is wrong, and what to do about it."`
 	Agent   agentCmd   `cmd:"" help:"Enrol, list and revoke agents."`
 	Token   tokenCmd   `cmd:"" help:"Mint a short-lived bearer token for an agent that cannot hold a key."`
+	Person  personCmd  `cmd:"" help:"Invite, list and revoke the people who sign in to the console."`
 	Contain containCmd `cmd:"" help:"Stop an agent, a tool, a server or everything, at once."`
 	Release releaseCmd `cmd:"" help:"Let go what was contained."`
 	Connect connectCmd `cmd:"" help:"Bridge a local MCP client to the gateway, holding its identity for it."`

@@ -38,6 +38,14 @@ func (c *serveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	link, until, err := d.FirstOperator(e.ctx)
+	if err != nil {
+		d.Close()
+		return err
+	}
+	if link != "" {
+		fmt.Fprintf(e.stdout, "Nobody is an operator yet. This link makes whoever opens it the first one; it works once, until %s:\n\n  %s\n\n", when(until), link)
+	}
 	hangups := make(chan os.Signal, 1) // SIGHUP is how systemd and operators ask a service to read its configuration again
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)

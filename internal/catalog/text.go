@@ -182,3 +182,13 @@ func scanHidden(v ostiary.Value, at string, ps []problem) []problem {
 	}
 	return ps
 }
+
+// Hidden reports whether a character shows nothing, moves others about, or has
+// no agreed look; see [Show].
+func Hidden(r rune) bool { return hidden(r) }
+
+// LooksLike returns the letter or mark that a character can be taken for.
+func LooksLike(r rune) (rune, bool) {
+	l, ok := lookalikes[r]
+	return l, ok
+}

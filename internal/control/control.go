@@ -26,6 +26,7 @@ import (
 	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/ledger"
+	"github.com/ostiary/ostiary/internal/people"
 	"github.com/ostiary/ostiary/internal/policy"
 )
 
@@ -65,6 +66,7 @@ type LogEntry struct {
 // be an empty folder.
 type Options struct {
 	Authority *identity.Authority
+	People    *people.People // nil: there is no console
 	Book      *catalog.Book
 	Engine    *policy.Engine
 	Snapshots policy.Snapshots

@@ -42,7 +42,7 @@ func TestReference(t *testing.T) {
 	}
 	forms := []any{Problem{}, PolicyProblem{}, Status{}, Key{}, ServerStatus{}, AgentRequest{}, Join{}, Agent{}, RevokeRequest{}, Revoked{},
 		ContainRequest{}, Containment{}, Breaker{}, Conduct{}, TokenRequest{}, Token{}, Tool{}, Difference{}, Holds{}, ToolRequest{}, Accepted{}, Published{}, Entry{}, Listing{}, Story{},
-		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}}
+		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}, Person{}, PersonRequest{}, PersonInvitation{}, People{}}
 	for _, f := range forms {
 		typ := reflect.TypeOf(f)
 		for i := range typ.NumField() {
@@ -60,10 +60,10 @@ func TestReference(t *testing.T) {
 }
 
 // TestM12ChangesAreRecorded: these are all the routes that can change anything,
-// and the story of M12 looks for the entry of each. Whoever adds one adds it
-// there. M09: nothing here takes anything away from a log.
+// and the story of M12 looks for the entry of each; of persons, who need a
+// browser to be there, test/browser does. Whoever adds one adds it there. M09: nothing here takes anything away from a log.
 func TestM12ChangesAreRecorded(t *testing.T) {
-	recorded := []string{"/v1/agents/join", "/v1/agents/add", "/v1/revocations", "/v1/containments", "/v1/tokens", "/v1/tools/read", "/v1/tools/accept",
+	recorded := []string{"/v1/agents/join", "/v1/agents/add", "/v1/revocations", "/v1/people/invite", "/v1/people/roles", "/v1/people/revoke", "/v1/containments", "/v1/tokens", "/v1/tools/read", "/v1/tools/accept",
 		"/v1/policy/load", "/v1/backup", "/v1/reload"}
 	var changing []string
 	for _, r := range routes() {

@@ -52,6 +52,9 @@ type Config struct {
 
 	Telemetry TelemetryConfig `yaml:"telemetry"`
 
+	Console ConsoleConfig `yaml:"console"`
+	SignIn  SignInConfig  `yaml:"signin"`
+
 	file string
 	root *yaml.Node
 }
@@ -68,6 +71,9 @@ type Listen struct {
 	// Control is the Unix socket of the operator's commands. Default "<data>/control.sock". Only the user the
 	// gateway runs as, and root, may use it.
 	Control string `yaml:"control"`
+	// Console is the address where people sign in: plain HTTP on a loopback address, else TLS with console.certificate.
+	// Default: off, and then there are no persons.
+	Console string `yaml:"console"`
 	// Health is a plain-HTTP address with GET /livez and /readyz and nothing else, for load balancers and
 	// orchestrators. They say ok or no and never why; beyond this machine, anybody who reaches it learns that much.
 	// Default: off.
@@ -333,6 +339,9 @@ func (c *Config) defaults() {
 	anchor(&c.Keys)
 	anchor(&c.Store.PostgresFile)
 	anchor(&c.Listen.Control)
+	anchor(&c.Console.Certificate)
+	anchor(&c.Console.Key)
+	anchor(&c.SignIn.OIDC.ClientSecret)
 	set(&c.Listen.Control, filepath.Join(c.Data, "control.sock"))
 	dur := func(d *Duration, v time.Duration) {
 		if *d == 0 {
@@ -382,6 +391,9 @@ func (c *Config) check() error {
 		return c.bad("gateway", "that name belongs to the deployment's own log")
 	}
 	if err := c.checkListen(); err != nil {
+		return err
+	}
+	if err := c.checkConsole(); err != nil {
 		return err
 	}
 	if err := c.checkStore(); err != nil {

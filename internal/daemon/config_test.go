@@ -76,6 +76,9 @@ func (l listening) Addr() net.Addr { return &net.TCPAddr{IP: l.ip, Port: 8443} }
 // Every mistake is refused with file, line and key.
 func TestConfigRefuses(t *testing.T) {
 	server := func(s string) string { return good + "servers:\n  files: " + s + "\n" }
+	signin := func(s string) string {
+		return good + "listen: {console: '127.0.0.1:1'}\nsignin:\n  oidc: {" + s + "}\n"
+	}
 	for _, tc := range []struct{ name, text, want string }{
 		{"nothing", "", "c.yaml: trust_domain: it is required"},
 		{"unknown key", good + "lisen: {}\n", `c.yaml:2: unknown key "lisen"; did you mean "listen"?`},
@@ -122,6 +125,22 @@ func TestConfigRefuses(t *testing.T) {
 		{"sample", good + "telemetry: {sample: 1.5}\n", "telemetry.sample: write a share from 0 to 1"},
 		{"sample of nothing", good + "telemetry: {sample: .nan}\n", "telemetry.sample: write a share from 0 to 1"},
 		{"sample in words", good + "telemetry: {sample: all}\n", "where a number is wanted"},
+		{"console in the clear", good + "listen:\n  console: 0.0.0.0:80\n", "c.yaml:3: listen.console: without console.certificate"},
+		{"console nowhere", good + "listen: {console: here}\n", "listen.console: write host:port"},
+		{"console without its listener", good + "console: {url: 'https://a'}\n", "c.yaml:2: console: it is for listen.console"},
+		{"half a certificate", good + "listen: {console: '0.0.0.0:443'}\nconsole: {certificate: c}\n", "c.yaml:3: console: certificate and key belong together"},
+		{"a certificate without a name", good + "listen: {console: '0.0.0.0:443'}\nconsole: {certificate: c, key: k}\n", "console.url: it is required"},
+		{"https without a certificate", good + "listen: {console: '127.0.0.1:1'}\nconsole: {url: 'https://a'}\n", "console.url: without console.certificate"},
+		{"http that is not localhost", good + "listen: {console: '127.0.0.1:1'}\nconsole: {url: 'http://127.0.0.1:1'}\n", "console.url: without console.certificate"},
+		{"http with a certificate", good + "listen: {console: ':443'}\nconsole: {certificate: c, key: k, url: 'http://localhost'}\n", "begins with https"},
+		{"console with a path", good + "listen: {console: ':443'}\nconsole: {certificate: c, key: k, url: 'https://a/b'}\n", "console.url: write scheme, host and port"},
+		{"sign-in without a console", good + "signin: {oidc: {issuer: 'https://a'}}\n", "signin.oidc: people sign in on listen.console"},
+		{"provider in the clear", signin("issuer: 'http://login.example', client_id: a, client_secret_file: b, domains: {a.b: []}"), "signin.oidc.issuer"},
+		{"provider without a secret", signin("issuer: 'https://login.example', client_id: a, domains: {a.b: []}"), "signin.oidc.client_secret_file: it is required"},
+		{"provider that lets in nobody", signin("issuer: 'https://login.example', client_id: a, client_secret_file: b"), "signin.oidc.domains: say who may come in"},
+		{"provider without an issuer", signin("client_id: a"), "signin.oidc.issuer: it is required"},
+		{"a role that is none", signin("issuer: 'https://login.example', client_id: a, client_secret_file: b, groups: {g: [admin]}"), "signin.oidc.groups.g: \"admin\" is no role"},
+		{"an address for a domain", signin("issuer: 'https://login.example', client_id: a, client_secret_file: b, domains: {a@b.c: []}"), "signin.oidc.domains.a@b.c: write a domain"},
 		{"network", server("{url: 'https://a/', allow_addresses: [10.0.0.1]}"), "is no network"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

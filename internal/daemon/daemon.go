@@ -84,6 +84,8 @@ type Daemon struct {
 	probing  net.Listener // nil if off
 	socket   net.Listener
 
+	pages pages // zero if off
+
 	telemetry *telemetry.Telemetry // nil if off
 	metrics   net.Listener         // nil if off
 	issued    *provenance.Sessions
@@ -125,9 +127,11 @@ func open(ctx context.Context, cfg *Config, log *slog.Logger, on machine) (_ *Da
 		{"catalog", d.openCatalog},
 		{"egress", d.openEgress},
 		{"gate", d.openGate},
+		{"people", d.openPeople},
 		{"control", d.openControl},
 		{"policy", d.openPolicy},
 		{"door", d.openDoor},
+		{"console", d.openConsole},
 	} {
 		if err := step.do(ctx); err != nil {
 			return nil, fmt.Errorf("opening %s: %w", step.name, err)
@@ -204,6 +208,9 @@ func (d *Daemon) listen(context.Context) (err error) {
 			return d.cfg.bad("listen.health", err.Error())
 		}
 		d.onClose(d.probing.Close)
+	}
+	if err := d.listenConsole(); err != nil {
+		return err
 	}
 	if d.socket, err = listenUnix(d.cfg.Listen.Control); err != nil {
 		return d.cfg.bad("listen.control", err.Error())
@@ -347,7 +354,7 @@ func (d *Daemon) openControl(context.Context) error {
 		desc.Loopback = d.loopback.Addr().String()
 	}
 	d.control = control.New(control.Options{
-		Authority: d.authority, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
+		Authority: d.authority, People: d.pages.people, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
 		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d,
 		Describe: desc, Containments: d.contained, Conducts: d.conducts, Clock: d.clock, Logger: d.log,
 	})
@@ -484,6 +491,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	background.Go(func() { d.journal.watch(ctx, failed) })
 	background.Go(func() { d.control.Watch(ctx) })
 	background.Go(func() { d.refresh(ctx) })
+	background.Go(func() { d.sweep(ctx) })
 	background.Go(func() { d.feel(ctx) })
 	background.Go(func() { d.thrift(ctx) })
 	background.Go(func() { d.wakeListeners(ctx) })

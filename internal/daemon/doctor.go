@@ -69,6 +69,7 @@ func Surroundings(cfg *Config) []control.Check {
 	c.modes(cfg)
 	c.room(cfg)
 	c.certificates(cfg)
+	c.console(cfg)
 	return c
 }
 
@@ -303,6 +304,7 @@ func (d *Daemon) Doctor(ctx context.Context) []control.Check {
 	if apart := time.Now().Round(0).Sub(d.started.Round(0)) - time.Since(d.started); apart.Abs() > clockApart {
 		c.warn("clock steps", "find out who sets the clock", "since the gateway started, the clock was moved by %v", apart.Round(time.Second))
 	}
+	c.signIn(ctx, d)
 	c.upstreams(ctx, d)
 	src, err := policy.ReadDir(d.cfg.Policy)
 	if err != nil {

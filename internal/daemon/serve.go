@@ -42,6 +42,9 @@ func (d *Daemon) serveAll(failed chan<- error) []*http.Server {
 	if d.loopback != nil {
 		start("loopback", mcp.NewServer(d.door, d.log), stricthttp.NewListener(crowd.Listen(d.loopback), front))
 	}
+	if d.pages.listener != nil {
+		start("console", d.consoleServer(), d.consoleListener(crowd, front))
+	}
 	if d.metrics != nil {
 		start("metrics", d.telemetry.Server(d.metricsHosts(), d.log), telemetry.Listen(d.metrics))
 	}

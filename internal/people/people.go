@@ -151,6 +151,21 @@ var timeout = webauthn.TimeoutConfig{Timeout: CeremonyLife, TimeoutUVD: Ceremony
 // Origin is where people reach the console.
 func (p *People) Origin() string { return p.o.Origin }
 
+// Link is where whoever holds an invitation's secret opens it. The secret
+// stands in the part of an address that browsers send to nobody.
+func (p *People) Link(secret ostiary.Secret) string {
+	return p.o.Origin + "/join#" + string(secret.Reveal())
+}
+
+// Ready says whether sign-in at the provider can work, by asking the provider
+// if nobody did yet. Without one it can.
+func (p *People) Ready(ctx context.Context) error {
+	if p.o.Provider == nil {
+		return nil
+	}
+	return p.o.Provider.discover(ctx)
+}
+
 // Provider returns the OpenID provider's name for people, "" if there is none.
 func (p *People) Provider() string {
 	if p.o.Provider == nil {
