@@ -8,30 +8,21 @@ var notYet = map[string]string{
 	"C08": "needs to know whose a row of a result is",
 	"C10": "nothing here starts containers",
 
-	"F03": "there is no authorization server, and no consent",
-	"F04": "there is no authorization server",
-	"F05": "there is no authorization server",
-	"F06": "there is no authorization server",
-	"F07": "no client metadata is fetched",
-	"F10": "there is no authorization server",
-	"F11": "there are no scopes",
-
 	"G07": "there is no door for HTTP APIs; a tool server's URL is the operator's and holds no template",
 
 	"I01": "there are no approvals", "I02": "there are no approvals", "I03": "there are no approvals", "I04": "there are no approvals",
 	"I05": "there are no approvals", "I06": "there are no approvals", "I07": "there are no approvals", "I08": "there are no approvals",
 	"I09": "there are no approvals", "I10": "there are no approvals",
 
-	"J01": "there is no delegation from agent to agent", "J02": "there is no delegation from agent to agent",
-	"J03": "there is no delegation from agent to agent", "J04": "there is no delegation from agent to agent",
-	"J06": "there is no token exchange", "J07": "no agents are called", "J08": "no agents are called",
+	"J02": "no agent calls another through the gateway, so none can be persuaded there",
+	"J07": "no agents are called", "J08": "no agents are called",
 
-	"K01": "there are no budgets", "K02": "there are no budgets", "K03": "there are no budgets", "K04": "there are no budgets",
-	"K05": "there are no budgets", "K06": "there are no budgets", "K07": "there are no budgets",
+	"K01": "budgets are written in mandates and not enforced", "K02": "budgets are not enforced", "K03": "budgets are not enforced", "K04": "budgets are not enforced",
+	"K05": "budgets are not enforced", "K06": "budgets are not enforced", "K07": "budgets are not enforced",
 
 	"L03": "the control side is inside each gateway, so it cannot be away from it",
 	"L04": "nothing is pushed: a gateway reads the whole control state, by its gap-free revision",
-	"L06": "revocation has no bar of its own before there are mandates to revoke in numbers",
+	"L06": "a hundred thousand revocations in a minute is a figure, not measured yet",
 
 	"M08": "nothing is exported: whoever wants the log copies its files, and tells by them how far they go",
 
