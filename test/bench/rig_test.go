@@ -211,8 +211,10 @@ func (r *rig) until(what string, f func() bool) {
 }
 
 // try runs a command of the program and returns its standard output.
-func (r *rig) try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func (r *rig) try(args ...string) (string, error) { return r.tryFor(patience, args...) }
+
+func (r *rig) tryFor(most time.Duration, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), most)
 	defer cancel()
 	c := exec.CommandContext(ctx, r.program, args...)
 	c.Env, c.Dir = r.env(), r.dir
