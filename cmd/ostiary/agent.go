@@ -111,7 +111,7 @@ type agentCmd struct {
 	Join   agentJoinCmd   `cmd:"" help:"Print a one-time join token for a new agent."`
 	Add    agentAddCmd    `cmd:"" help:"Enrol an agent that will only ever use bearer tokens."`
 	List   agentListCmd   `cmd:"" help:"List enrolled agents."`
-	Revoke agentRevokeCmd `cmd:"" help:"End an agent, a mandate, a key or one credential, at once."`
+	Revoke agentRevokeCmd `cmd:"" help:"End an agent; with --kind what revoke ends."`
 }
 
 // agentFlags describe a new agent.
@@ -121,10 +121,18 @@ type agentFlags struct {
 	Owner     string   `placeholder:"NAME" help:"Who answers for it; else its principal."`
 	Zone      string   `placeholder:"NAME" help:"Its zone; else default."`
 	Role      []string `placeholder:"NAME" help:"A role it holds; may be repeated."`
+	Mandate   string   `placeholder:"FILE" help:"YAML with what its standing mandate covers, as for mandate issue; else a new agent's covers whatever policy allows."`
 }
 
-func (f *agentFlags) request(life string) control.AgentRequest {
-	return control.AgentRequest{Name: f.Name, Principal: f.Principal, Owner: f.Owner, Zone: f.Zone, Roles: f.Role, Life: life}
+// request reads what the standing mandate is to cover, if a file says it.
+func (f *agentFlags) request(e *env, life string) (control.AgentRequest, error) {
+	r := control.AgentRequest{Name: f.Name, Principal: f.Principal, Owner: f.Owner, Zone: f.Zone, Roles: f.Role, Life: life}
+	if f.Mandate == "" {
+		return r, nil
+	}
+	t, err := (&termFlags{File: f.Mandate}).terms(e, "", "")
+	r.Mandate = t.JSON()
+	return r, err
 }
 
 type agentJoinCmd struct {
@@ -133,8 +141,12 @@ type agentJoinCmd struct {
 }
 
 func (c *agentJoinCmd) Run(e *env) error {
+	in, err := c.request(e, c.Life)
+	if err != nil {
+		return err
+	}
 	var j control.Join
-	if err := e.ask(http.MethodPost, "/v1/agents/join", nil, c.request(c.Life), &j); err != nil {
+	if err := e.ask(http.MethodPost, "/v1/agents/join", nil, in, &j); err != nil {
 		return err
 	}
 	if e.cli.JSON {
@@ -149,8 +161,12 @@ func (c *agentJoinCmd) Run(e *env) error {
 type agentAddCmd struct{ agentFlags }
 
 func (c *agentAddCmd) Run(e *env) error {
+	in, err := c.request(e, "")
+	if err != nil {
+		return err
+	}
 	var a control.Agent
-	if err := e.ask(http.MethodPost, "/v1/agents/add", nil, c.request(""), &a); err != nil {
+	if err := e.ask(http.MethodPost, "/v1/agents/add", nil, in, &a); err != nil {
 		return err
 	}
 	if e.cli.JSON {
@@ -182,21 +198,68 @@ func (agentListCmd) Run(e *env) error {
 }
 
 type agentRevokeCmd struct {
-	Subject string `arg:"" help:"The agent's name; or, with --kind, a mandate id, key digest or serial."`
-	Kind    string `placeholder:"KIND" enum:"agent,mandate,key,serial" default:"agent" help:"What is revoked: agent, mandate, key or serial (${default})."`
+	Subject string `arg:"" help:"The agent's name; or, with --kind, a person, mandate id, key digest or serial."`
+	Kind    string `placeholder:"KIND" enum:"agent,person,mandate,key,serial" default:"agent" help:"What is revoked: agent, person, mandate, key or serial (${default})."`
 	Reason  string `required:"" placeholder:"TEXT" help:"Why; it stays in the log."`
 }
 
-func (c *agentRevokeCmd) Run(e *env) error {
+func (c *agentRevokeCmd) Run(e *env) error { return e.revoke(c.Kind, c.Subject, c.Reason) }
+
+// revokeCmd names what is revoked by a command each.
+type revokeCmd struct {
+	Agent      revokeAgentCmd      `cmd:"" help:"End an agent: every credential it has, and every mandate it holds or derived."`
+	Person     revokePersonCmd     `cmd:"" help:"End every mandate a person gave, or that is on their authority."`
+	Mandate    revokeMandateCmd    `cmd:"" help:"End a mandate, with everything derived from it."`
+	Key        revokeKeyCmd        `cmd:"" help:"Refuse a public key wherever it comes."`
+	Credential revokeCredentialCmd `cmd:"" help:"End one certificate or token."`
+}
+
+// revokeFlags say why.
+type revokeFlags struct {
+	Reason string `required:"" placeholder:"TEXT" help:"Why; it stays in the log."`
+}
+
+type revokeAgentCmd struct {
+	Name string `arg:"" help:"The agent's name, or its whole SPIFFE ID."`
+	revokeFlags
+}
+
+type revokePersonCmd struct {
+	Name string `arg:"" help:"The person or other principal, for example person:dana."`
+	revokeFlags
+}
+
+type revokeMandateCmd struct {
+	ID string `arg:"" help:"The mandate."`
+	revokeFlags
+}
+
+type revokeKeyCmd struct {
+	Digest string `arg:"" help:"SHA-256 of the public key (SubjectPublicKeyInfo), 64 lower-case hex digits."`
+	revokeFlags
+}
+
+type revokeCredentialCmd struct {
+	Serial string `arg:"" help:"The certificate's serial number, or the token's id, as the log names it."`
+	revokeFlags
+}
+
+func (c *revokeAgentCmd) Run(e *env) error      { return e.revoke("agent", c.Name, c.Reason) }
+func (c *revokePersonCmd) Run(e *env) error     { return e.revoke("person", c.Name, c.Reason) }
+func (c *revokeMandateCmd) Run(e *env) error    { return e.revoke("mandate", c.ID, c.Reason) }
+func (c *revokeKeyCmd) Run(e *env) error        { return e.revoke("key", c.Digest, c.Reason) }
+func (c *revokeCredentialCmd) Run(e *env) error { return e.revoke("serial", c.Serial, c.Reason) }
+
+func (e *env) revoke(kind, subject, reason string) error {
 	var out control.Revoked
-	if err := e.ask(http.MethodPost, "/v1/revocations", nil, control.RevokeRequest{Kind: c.Kind, Subject: c.Subject, Reason: c.Reason}, &out); err != nil {
+	if err := e.ask(http.MethodPost, "/v1/revocations", nil, control.RevokeRequest{Kind: kind, Subject: subject, Reason: reason}, &out); err != nil {
 		return err
 	}
 	if e.cli.JSON {
 		return e.printJSON(out)
 	}
-	fmt.Fprintf(e.stdout, "%s %s is revoked; the revocation epoch is now %d\n", c.Kind, c.Subject, out.Epoch)
-	if !out.Known {
+	fmt.Fprintf(e.stdout, "%s %s is revoked; the revocation epoch is now %d\n", kind, subject, out.Epoch)
+	if !out.Known && kind == "agent" {
 		fmt.Fprintf(e.stderr, "No agent of this name is enrolled. Join tokens made for it so far are of no use any more; see: ostiary agent list\n")
 	}
 	return nil

@@ -22,6 +22,7 @@ type connectCmd struct {
 	Join        string `placeholder:"@FILE" help:"File with the one-time join token, needed the first time; or set OSTIARY_JOIN. The token itself is refused here: arguments stand in the process list."`
 	State       string `placeholder:"DIR" help:"Where the key and the certificate are kept (~/.ostiary/connect)."`
 	Server      string `placeholder:"NAME" help:"Speak to this server only, with its own tool names, instead of all of them."`
+	Mandate     string `placeholder:"ID" help:"Act under this mandate instead of the agent's standing one."`
 	Listen      string `placeholder:"ADDR" help:"Serve clients over HTTP on this loopback address instead of stdin and stdout. Whoever can connect is the agent."`
 	PrintConfig bool   `help:"Enrol if needed, print what to paste into a client's configuration, and end."`
 	Debug       bool   `help:"Log more, on stderr."`
@@ -39,7 +40,7 @@ func (c *connectCmd) Run(e *env) error {
 		level = slog.LevelDebug
 	}
 	b, err := bridge.Open(e.ctx, bridge.Options{
-		Gateway: strings.TrimSuffix(c.Gateway, "/"), Dir: c.State, Join: c.Join, Dial: egress.NewClient,
+		Gateway: strings.TrimSuffix(c.Gateway, "/"), Dir: c.State, Join: c.Join, Mandate: ostiary.MandateID(c.Mandate), Dial: egress.NewClient,
 		Log: slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {
@@ -79,11 +80,10 @@ func (c *connectCmd) complete() error {
 		c.Join = strings.TrimSpace(os.Getenv("OSTIARY_JOIN"))
 	}
 	if c.State == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return fmt.Errorf("--state is needed: %w", err)
+		var err error
+		if c.State, err = defaultState(); err != nil {
+			return err
 		}
-		c.State = filepath.Join(home, ".ostiary", "connect")
 	}
 	c.State = absolute(c.State)
 	if c.Listen == "" {
@@ -94,6 +94,15 @@ func (c *connectCmd) complete() error {
 		return ostiary.Errorf(ostiary.Malformed, "listen", "--listen: write a loopback address and a port, for example 127.0.0.1:7777")
 	}
 	return nil
+}
+
+// defaultState is where an agent's key and certificate are kept.
+func defaultState() (string, error) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("--state is needed: %w", err)
+	}
+	return filepath.Join(home, ".ostiary", "connect"), nil
 }
 
 func (c *connectCmd) printConfig(e *env, endpoint string) error {
@@ -108,6 +117,9 @@ func (c *connectCmd) printConfig(e *env, endpoint string) error {
 	args := []string{"connect", "--state", c.State}
 	if c.Server != "" {
 		args = append(args, "--server", c.Server)
+	}
+	if c.Mandate != "" {
+		args = append(args, "--mandate", c.Mandate)
 	}
 	_, err = fmt.Fprintf(e.stdout, "%s\n", bridge.StdioSnippet(self, args...))
 	return err

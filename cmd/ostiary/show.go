@@ -92,6 +92,7 @@ func tell(e *env, s control.Story, change bool) {
 		t.line("decision", "%s%s, snapshot %d", first.Decision, code, first.Snapshot)
 	}
 	t.detail(last.Detail, first.Policies)
+	t.right(&first)
 	t.facts(first.Inputs)
 	t.then(s.Entries)
 	if first.Sealed {
@@ -193,6 +194,8 @@ func (t teller) facts(inputs string) {
 	}
 	t.near(inputs)
 	delete(m, "near")
+	delete(m, "mandate")
+	delete(m, "chain")
 	delete(m, "shadow")
 	flat := map[string]string{}
 	flatten(flat, "", m)
@@ -206,6 +209,46 @@ func (t teller) facts(inputs string) {
 		line += " " + word
 	}
 	t.line(name, "%s", line)
+}
+
+// right prints the chain a call was made under, and what it allowed in all.
+func (t teller) right(x *control.Entry) {
+	var in struct {
+		Chain   []string
+		Mandate *struct {
+			Kind, By, Purpose  string
+			Links              []string
+			Actions, Resources []string
+			Within             [][]string
+			Ceilings           []struct{ Action, Pointer, Max, Unit string }
+			Expires            string
+			More               bool
+		}
+	}
+	if json.Unmarshal([]byte(x.Inputs), &in) != nil {
+		return
+	}
+	if len(in.Chain) > 1 {
+		t.line("chain", "%s", strings.Join(append([]string{x.Principal}, in.Chain...), " > "))
+	}
+	m := in.Mandate
+	if m == nil {
+		return
+	}
+	if len(m.Links) > 0 {
+		t.line("mandates", "%s", strings.Join(m.Links, " > "))
+	}
+	text := fmt.Sprintf("%s given by %s: %s on %s", strings.ReplaceAll(m.Kind, "_", "-"), m.By, strings.Join(m.Actions, ", "), strings.Join(m.Resources, ", "))
+	for _, l := range m.Within {
+		text += ", each also in " + strings.Join(l, ", ")
+	}
+	for _, c := range m.Ceilings {
+		text += fmt.Sprintf("; %s %s at most %s", c.Action, c.Pointer, strings.TrimSpace(c.Max+" "+c.Unit))
+	}
+	if m.More {
+		text += "; and more, see: ostiary mandate show " + x.Mandate
+	}
+	t.line("right", "%s; until %s", text, m.Expires)
 }
 
 // near prints the permits that nearly held, and what the candidates in shadow/

@@ -45,6 +45,9 @@ type Options struct {
 	Dir     string // of one agent; created with mode 0700
 	Join    string // a join token, used once if the directory holds no SVID, or one that ended too long ago; else ignored
 
+	// Mandate is the one to act under; "" is the agent's standing one.
+	Mandate ostiary.MandateID
+
 	// Dial returns a client that reaches the gateway and nothing else, with
 	// this TLS configuration and no time limit of its own. It is called for
 	// each new certificate.
@@ -61,6 +64,7 @@ type Bridge struct {
 	clock   func() time.Time
 	log     *slog.Logger
 	dir     string
+	mandate ostiary.MandateID
 
 	now     atomic.Pointer[held]
 	renewal sync.Mutex // one renewal at a time
@@ -76,7 +80,7 @@ type held struct {
 // Open loads the SVID kept in the directory, enrolling first if there is none
 // and a join token is given, and renews it if that is due.
 func Open(ctx context.Context, o Options) (*Bridge, error) {
-	b := &Bridge{dial: o.Dial, clock: o.Clock, log: o.Log, dir: o.Dir}
+	b := &Bridge{dial: o.Dial, clock: o.Clock, log: o.Log, dir: o.Dir, mandate: o.Mandate}
 	if b.clock == nil {
 		b.clock = time.Now
 	}
@@ -125,6 +129,9 @@ func (b *Bridge) use(s *svid) error {
 	client, err := b.dial(b.gateway, s.tls(b.clock))
 	if err != nil {
 		return err
+	}
+	if b.mandate != "" {
+		client.Transport = under{client.Transport, string(b.mandate)}
 	}
 	if old := b.now.Swap(&held{s, client}); old != nil {
 		old.client.CloseIdleConnections()

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -105,6 +106,10 @@ type AgentRequest struct {
 	Zone      string   `json:"zone"`
 	Roles     []string `json:"roles"`
 	Life      string   `json:"life"`
+
+	// What the agent's standing mandate covers, see identity.Terms; without
+	// it, whatever policy allows.
+	Mandate json.RawMessage `json:"mandate,omitempty"`
 }
 
 // Join is a join token, shown once.
@@ -129,7 +134,8 @@ type Agent struct {
 	State     string    `json:"state"` // "enrolled", "revoked", "disabled", "ended"
 }
 
-// RevokeRequest ends an agent, mandate, key or one credential.
+// RevokeRequest ends an agent, a person's mandates, a mandate, a key or one
+// credential.
 type RevokeRequest struct {
 	Kind    string `json:"kind"`
 	Subject string `json:"subject"`

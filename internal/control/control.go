@@ -156,7 +156,7 @@ func by(ctx context.Context) string {
 func RecordEvent(changes Changes, clock func() time.Time) func(context.Context, identity.Event) error {
 	return func(ctx context.Context, e identity.Event) error {
 		_, err := changes.Append(ctx, &ostiary.Entry{
-			Kind: ostiary.KindChange, Time: clock(), Action: e.What, Code: "ok", Permit: true,
+			Kind: ostiary.KindChange, Time: clock(), Action: e.What, Code: cmp.Or(e.Refused, "ok"), Permit: e.Refused == "",
 			Agent: e.Agent, Principal: e.Principal, Mandate: e.Mandate,
 			Payload: ostiary.Payload{Detail: []byte(detailJSON(map[string]string{"text": e.Detail, "serial": e.Serial, "by": cmp.Or(e.By, by(ctx)), "mandate": e.JWS}))},
 		})

@@ -48,6 +48,12 @@ func routes() []route {
 		{"GET /v1/containments", (*Control).getContainments},
 		{"POST /v1/containments", taking((*Control).postContainment)},
 		{"POST /v1/tokens", taking((*Control).postToken)},
+		{"GET /v1/mandates", (*Control).getMandates},
+		{"GET /v1/mandates/one", (*Control).getMandate},
+		{"POST /v1/mandates", taking((*Control).postMandate)},
+		{"POST /v1/mandates/end", taking((*Control).postMandateEnd)},
+		{"POST /v1/mandates/renew", taking((*Control).postMandateRenew)},
+		{"POST /v1/mandates/review", taking((*Control).postMandateReview)},
 		{"GET /v1/tools", (*Control).getTools},
 		{"GET /v1/tools/diff", (*Control).getDiff},
 		{"POST /v1/tools/read", taking((*Control).postRead)},
@@ -209,7 +215,7 @@ func (c *Control) agentID(name string) (ostiary.AgentID, error) {
 	return c.o.Authority.AgentID(name)
 }
 
-func (c *Control) joinToken(in AgentRequest) (identity.JoinToken, time.Duration, error) {
+func (c *Control) joinToken(ctx context.Context, in AgentRequest) (identity.JoinToken, time.Duration, error) {
 	id, err := c.agentID(in.Name)
 	if err != nil {
 		return identity.JoinToken{}, 0, err
@@ -222,7 +228,15 @@ func (c *Control) joinToken(in AgentRequest) (identity.JoinToken, time.Duration,
 	if in.Principal == "" {
 		in.Principal = "organisation:self"
 	}
-	return identity.JoinToken{Agent: id, Principal: ostiary.PrincipalID(in.Principal), Owner: in.Owner, Zone: in.Zone, Roles: in.Roles}, life, err
+	t := identity.JoinToken{Agent: id, Principal: ostiary.PrincipalID(in.Principal), Owner: in.Owner, Zone: in.Zone, Roles: in.Roles}
+	switch {
+	case err != nil:
+	case len(in.Mandate) > 0:
+		t.Terms, err = standingTerms(in.Mandate)
+	case enrolled:
+		t.Terms, err = c.keptTerms(ctx, old.Mandate)
+	}
+	return t, life, err
 }
 
 // keep fills in what was left out from the agent's record, so that joining
@@ -254,10 +268,11 @@ func parseLife(s string) (time.Duration, error) {
 }
 
 func (c *Control) postJoin(ctx context.Context, in AgentRequest) (any, error) {
-	t, life, err := c.joinToken(in)
+	t, life, err := c.joinToken(ctx, in)
 	if err != nil {
 		return nil, err
 	}
+	t.By = giver(ctx)
 	secret, t, err := c.o.Authority.MintJoinToken(ctx, t, life)
 	if err != nil {
 		return nil, err
@@ -278,10 +293,11 @@ func forgottenKey() ([]byte, error) {
 // joins it with a key that is forgotten at once, so that only bearer tokens
 // ever speak for it.
 func (c *Control) postAgent(ctx context.Context, in AgentRequest) (any, error) {
-	t, life, err := c.joinToken(in)
+	t, life, err := c.joinToken(ctx, in)
 	if err != nil {
 		return nil, err
 	}
+	t.By = giver(ctx)
 	secret, _, err := c.o.Authority.MintJoinToken(ctx, t, life)
 	if err != nil {
 		return nil, err
@@ -305,6 +321,9 @@ func (c *Control) postRevocation(ctx context.Context, in RevokeRequest) (any, er
 			return nil, err
 		}
 		in.Subject, known = string(id), c.o.Authority.State(id) != ""
+	}
+	if in.Kind == string(identity.RevokeMandate) {
+		return c.revokeMandate(ctx, in)
 	}
 	epoch, err := c.o.Authority.Revoke(ctx, identity.Revocation{Kind: identity.RevocationKind(in.Kind), Subject: in.Subject, Reason: in.Reason, At: c.o.Clock()})
 	if err != nil {

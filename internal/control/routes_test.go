@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/policy"
 )
@@ -42,7 +43,8 @@ func TestReference(t *testing.T) {
 	}
 	forms := []any{Problem{}, PolicyProblem{}, Status{}, Key{}, ServerStatus{}, AgentRequest{}, Join{}, Agent{}, RevokeRequest{}, Revoked{},
 		ContainRequest{}, Containment{}, Breaker{}, Conduct{}, TokenRequest{}, Token{}, Tool{}, Difference{}, Holds{}, ToolRequest{}, Accepted{}, Published{}, Entry{}, Listing{}, Story{},
-		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}, Person{}, PersonRequest{}, PersonInvitation{}, People{}}
+		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}, Person{}, PersonRequest{}, PersonInvitation{}, People{},
+		Mandate{}, MandateRequest{}, MandateEndRequest{}, MandateNameRequest{}, identity.Terms{}, identity.TermCeiling{}, identity.TermBudget{}, identity.TermMoney{}}
 	for _, f := range forms {
 		typ := reflect.TypeOf(f)
 		for i := range typ.NumField() {

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"encoding/json"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,6 +131,7 @@ type recorded struct {
 	Via       string            `json:"via"`
 	Bound     bool              `json:"bound"`
 	Chain     []ostiary.AgentID `json:"chain,omitempty"`
+	Mandate   *mandateFact      `json:"mandate,omitempty"`
 	Epoch     uint64            `json:"epoch"`
 	Zone      string            `json:"zone,omitempty"`
 	Roles     []string          `json:"roles,omitempty"`
@@ -194,6 +196,60 @@ func factsOf[F, V any](list []V, form func(V) F) (out []F) {
 	return out
 }
 
+// mandateFact is the effective right a call was made under. Of long lists it
+// holds the beginning: the signed mandates are in the deployment's log.
+type mandateFact struct {
+	Kind      string              `json:"kind"`
+	By        ostiary.PrincipalID `json:"by,omitempty"`
+	Purpose   string              `json:"purpose,omitempty"`
+	Links     []ostiary.MandateID `json:"links,omitempty"` // if there are several, from the first
+	Actions   []string            `json:"actions,omitempty"`
+	Within    [][]string          `json:"within,omitempty"`
+	Resources []string            `json:"resources,omitempty"`
+	Ceilings  []ceilingFact       `json:"ceilings,omitempty"`
+	Depth     int64               `json:"depth,omitempty"`
+	Expires   time.Time           `json:"expires"`
+	More      bool                `json:"more,omitempty"` // a list goes on
+}
+
+type ceilingFact struct {
+	Action  string `json:"action"`
+	Pointer string `json:"pointer"`
+	Max     string `json:"max"`
+	Unit    string `json:"unit,omitempty"`
+}
+
+// maxRight bounds how much of each list of a right stands in an entry.
+const maxRight = 16
+
+// mandateOf leaves out a right that limits nothing but time: most calls of an
+// agent without a task are under one, and the entry names it.
+func mandateOf(m *ostiary.Mandate) *mandateFact {
+	if m.Kind == ostiary.NoMandateKind || m.Kind == ostiary.StandingMandate && len(m.Ceilings) == 0 && slices.Equal(m.Actions, all) && slices.Equal(m.Resources, all) {
+		return nil
+	}
+	f := &mandateFact{Kind: m.Kind.String(), By: m.By, Purpose: m.Purpose, Depth: m.Depth, Expires: m.Expires.UTC()}
+	if len(m.Links) > 1 {
+		f.Links = m.Links
+	}
+	f.Actions, f.Resources = f.first(m.Actions), f.first(m.Resources)
+	for _, list := range m.Within {
+		f.Within = append(f.Within, f.first(list))
+	}
+	for _, c := range m.Ceilings[:min(len(m.Ceilings), maxRight)] {
+		f.Ceilings = append(f.Ceilings, ceilingFact(c))
+	}
+	f.More = f.More || len(m.Ceilings) > maxRight
+	return f
+}
+
+var all = []string{"*"}
+
+func (f *mandateFact) first(list []string) []string {
+	f.More = f.More || len(list) > maxRight
+	return list[:min(len(list), maxRight)]
+}
+
 func remedyOf(r ostiary.Remedy) remedyFact    { return remedyFact(r) }
 func reasonOf(r ostiary.Reason) reasonFact    { return reasonFact(r) }
 func nearOf(n ostiary.NearMiss) nearFact      { return nearFact(n) }
@@ -209,6 +265,7 @@ func (x *exchange) inputs() []byte {
 		a = &r.Action
 		c := &r.Context
 		resource, risk := resourceFact(r.Resource), riskFact(c.Risk)
+		in.Mandate = mandateOf(&c.Mandate)
 		in.Zone, in.Roles, in.Resource, in.Posture = c.Zone, c.Roles, &resource, c.Posture.Method
 		in.Risk, in.Contained, in.Taint, in.Satisfied, in.Findings = &risk, c.Containment.String(), c.Taint, c.Satisfied, factsOf(c.Findings, findingOf)
 	}

@@ -83,6 +83,7 @@ type Event struct {
 	Mandate   ostiary.MandateID
 	Serial    string // of the credential, if there is one
 	JWS       string // of a mandate that is given: its signed form
+	Refused   string // the code, if it was refused; "" if it is done
 	By        string // who gave, ended or reviewed a mandate, "" if that is nobody in particular
 	Detail    string // one sentence for people
 }

@@ -60,6 +60,8 @@ func (a *Authority) Handler() http.Handler {
 	mux.HandleFunc("POST "+EnrolPath, h.enrol)
 	mux.HandleFunc("POST "+RenewPath, h.renew)
 	mux.HandleFunc("POST "+ReturnPath, h.comeBack)
+	mux.HandleFunc("POST "+DerivePath, h.derive)
+	mux.HandleFunc("POST "+CompletePath, h.complete)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 { // a writer without deadlines is a test's
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))

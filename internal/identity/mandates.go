@@ -157,7 +157,19 @@ func (a *Authority) DeriveMandate(ctx context.Context, s ostiary.Subject, m osti
 	if !a.derived.allow(s.Agent) {
 		return none, ostiary.Errorf(ostiary.Exhausted, "derive_rate", "an agent derives at most %d mandates a second", deriveRate)
 	}
-	if n := d.children(s.Agent); n >= maxChildren {
+	made, err := a.derive(ctx, d, now, parent, m)
+	if k := ostiary.KindOf(err); k == ostiary.Denied || k == ostiary.NotFound { // who asks for more than it has is worth knowing
+		e := Event{What: "derive", Agent: s.Agent, Principal: s.Principal, Mandate: parent.link.ID, By: string(s.Agent), Refused: ostiary.AsError(err).Code, Detail: ostiary.AsError(err).Detail}
+		if failed := a.record(ctx, e); failed != nil {
+			return none, fmt.Errorf("recording the refusal: %w", failed)
+		}
+	}
+	return made, err
+}
+
+func (a *Authority) derive(ctx context.Context, d *directory, now time.Time, parent *footing, m ostiary.Mandate) (ostiary.Mandate, error) {
+	none := ostiary.Mandate{}
+	if n := d.children(parent.link.Agent); n >= maxChildren {
 		return none, ostiary.Errorf(ostiary.Exhausted, "derive_many", "%d mandates derived by this agent are in force: complete some", n)
 	}
 	if _, err := d.mayHold(m.Agent); err != nil {
@@ -170,7 +182,7 @@ func (a *Authority) DeriveMandate(ctx context.Context, s ostiary.Subject, m osti
 	if err := a.narrower(&m, &parent.effective); err != nil {
 		return none, err
 	}
-	return a.give(ctx, "derive", string(s.Agent), m, parent)
+	return a.give(ctx, "derive", string(parent.link.Agent), m, parent)
 }
 
 // children counts the mandates in force that an agent derived.

@@ -158,8 +158,8 @@ func TestDeriveRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := len(f.events)
 			m, err := f.derive(t, "a", f.ids[0], m)
-			if k := ostiary.KindOf(err); err == nil || k != ostiary.Denied && k != ostiary.NotFound || m.ID != "" || len(f.events) != before {
-				t.Fatalf("derived %+v, recorded %d, %v", m, len(f.events)-before, err)
+			if k := ostiary.KindOf(err); err == nil || k != ostiary.Denied && k != ostiary.NotFound || m.ID != "" || len(f.events) != before+1 || f.events[before].Refused == "" || f.events[before].JWS != "" {
+				t.Fatalf("derived %+v, recorded %+v, %v", m, f.events[before:], err)
 			}
 		})
 	}

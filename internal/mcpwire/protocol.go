@@ -28,6 +28,8 @@ const (
 	HeaderName            = "Mcp-Name"
 	HeaderParamPrefix     = "Mcp-Param-"
 	HeaderLastEventID     = "Last-Event-Id"
+
+	HeaderMandate = "Ostiary-Mandate" // ours: which of its mandates an agent acts under
 )
 
 // Names in _meta. Prefixes whose second label is modelcontextprotocol or mcp

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/mcpwire"
 )
 
 type (
@@ -58,7 +59,24 @@ func (d *Door) credentials(r *http.Request, path string) ostiary.Credentials {
 			}
 		}
 	}
+	if h := r.Header.Values(mcpwire.HeaderMandate); len(h) == 1 {
+		c.Mandate = ostiary.MandateID(h[0])
+	}
 	return c
+}
+
+// maxMandateName bounds the name of a mandate: ours have 34 bytes.
+const maxMandateName = 128
+
+// mandateName reports whether a header could name a mandate. One that is
+// there and empty names none, and is not the same as its absence.
+func mandateName(s string) bool {
+	for i := range len(s) {
+		if s[i] <= 0x20 || s[i] > 0x7e || s[i] == ',' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxMandateName
 }
 
 func remote(r *http.Request) string {

@@ -113,7 +113,7 @@ func (d *Door) find(method, path string, x *visit) (*route, *ostiary.Error) {
 
 // single lists the headers that something is compared with or decided by: a
 // second value is an attempt to be read twice, differently.
-var single = []string{"Authorization", "Dpop", "Content-Type", "Content-Encoding", "Content-Length", "Origin", "Mcp-Protocol-Version", "Mcp-Method", "Mcp-Name", "Mcp-Session-Id", "Last-Event-Id"}
+var single = []string{"Authorization", "Dpop", "Content-Type", "Content-Encoding", "Content-Length", "Origin", "Mcp-Protocol-Version", "Mcp-Method", "Mcp-Name", "Mcp-Session-Id", "Last-Event-Id", mcpwire.HeaderMandate}
 
 // admit checks the HTTP side of a request. Nothing here grants anything.
 func (d *Door) admit(r *http.Request, rt *route) *ostiary.Error {
@@ -153,6 +153,9 @@ func (d *Door) admit(r *http.Request, rt *route) *ostiary.Error {
 		if scheme, _, ok := bearer(h[0]); !ok || scheme == "DPoP" && len(r.Header.Values("Dpop")) != 1 {
 			return bad("authorization", "Authorization", "want the word Bearer or DPoP, a space, and one token; DPoP with one proof in the header DPoP")
 		}
+	}
+	if h := r.Header.Values(mcpwire.HeaderMandate); len(h) == 1 && !mandateName(h[0]) {
+		return bad("mandate_header", mcpwire.HeaderMandate, "want the name of one mandate")
 	}
 	return admitBody(r, rt)
 }

@@ -31,15 +31,16 @@ const (
 )
 
 // owner is whose a session or a sealed state is: the agent, on whose
-// authority, with the key it proved. Another agent, another person behind it
-// or another key is somebody else.
+// authority, under which mandate, with the key it proved. Another agent,
+// another person behind it, another mandate or another key is somebody else.
 type owner struct {
 	agent     ostiary.AgentID
 	principal ostiary.PrincipalID
+	mandate   ostiary.MandateID
 	key       ostiary.Digest
 }
 
-func ownerOf(s *ostiary.Subject) owner { return owner{s.Agent, s.Principal, s.Key} }
+func ownerOf(s *ostiary.Subject) owner { return owner{s.Agent, s.Principal, s.Mandate, s.Key} }
 
 // session is what the older revisions remember between requests. It carries
 // no right: every request proves its subject anew.

@@ -148,7 +148,7 @@ func originalDigest(a *ostiary.Action) []byte {
 
 func ownerDigest(s *ostiary.Subject) []byte {
 	h := sha256.New()
-	for _, part := range []string{string(s.Agent), string(s.Principal), string(s.Key[:])} {
+	for _, part := range []string{string(s.Agent), string(s.Principal), string(s.Mandate), string(s.Key[:])} {
 		binary.Write(h, binary.BigEndian, uint64(len(part)))
 		h.Write([]byte(part))
 	}
