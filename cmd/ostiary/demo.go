@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,11 +20,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/daemon"
 	"github.com/ostiary/ostiary/internal/demo"
 	"github.com/ostiary/ostiary/internal/egress"
 	"github.com/ostiary/ostiary/internal/identity"
+	"github.com/ostiary/ostiary/internal/mcpwire"
 )
 
 type demoServerCmd struct{ demo.ServerCommand }
@@ -86,6 +89,8 @@ type stage struct {
 	config  string
 	cfg     *daemon.Config
 	agent   *http.Client
+	helper  *http.Client
+	mandate ostiary.MandateID // of the agent
 	plain   *http.Client
 	cancel  context.CancelFunc
 	ended   chan error
@@ -213,45 +218,117 @@ func (s *stage) startGateway(ctx context.Context, log *slog.Logger) (err error) 
 	return nil
 }
 
-// join enrols the agent as any agent is: a one-time token, a key of its own,
-// a certificate for minutes.
+// join enrols the agent and its helper as any agent is: a one-time token, a key
+// of its own, a certificate for minutes. The agent's person gives it a mandate.
 func (s *stage) join(e *env) error {
 	authority := s.daemon.Authority()
-	id, err := authority.AgentID(demo.AgentName)
+	own, err := s.enrol(e.ctx, demo.AgentName)
 	if err != nil {
 		return err
 	}
-	secret, _, err := authority.MintJoinToken(e.ctx, identity.JoinToken{Agent: id, Principal: "person:dana", Owner: "person:dana"}, 0)
+	if s.helper, err = s.enrol(e.ctx, demo.HelperName); err != nil {
+		return err
+	}
+	terms, err := identity.ParseTerms(demo.Mandate())
 	if err != nil {
 		return err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	m := terms.Mandate(time.Now())
+	m.Kind = ostiary.TaskMandate
+	if m.Agent, err = authority.AgentID(demo.AgentName); err != nil {
 		return err
 	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	if err != nil {
+	if m, err = authority.IssueMandate(e.ctx, "person:dana", m); err != nil {
 		return err
 	}
-	chain, _, err := authority.Enrol(e.ctx, string(secret.Reveal()), csr)
-	if err != nil {
-		return err
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(authority.Bundle())
-	s.agent, err = egress.NewClient(s.daemon.Endpoint(), &tls.Config{
-		RootCAs: pool, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: chain, PrivateKey: key}},
-	})
-	if err != nil {
-		return err
-	}
+	s.mandate, s.agent = m.ID, under(own, m.ID)
 	s.plain, err = egress.NewClient(s.tools.URL, nil)
 	return err
 }
 
+// enrol returns a client with an agent's certificate.
+func (s *stage) enrol(ctx context.Context, name string) (*http.Client, error) {
+	authority := s.daemon.Authority()
+	id, err := authority.AgentID(name)
+	if err != nil {
+		return nil, err
+	}
+	secret, _, err := authority.MintJoinToken(ctx, identity.JoinToken{Agent: id, Principal: "person:dana", Owner: "person:dana"}, 0)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return nil, err
+	}
+	chain, _, err := authority.Enrol(ctx, string(secret.Reveal()), csr)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(authority.Bundle())
+	return egress.NewClient(s.daemon.Endpoint(), &tls.Config{
+		RootCAs: pool, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: chain, PrivateKey: key}},
+	})
+}
+
+// naming names the mandate that an agent acts under on each of its requests.
+type naming struct {
+	next    http.RoundTripper
+	mandate ostiary.MandateID
+}
+
+func (n naming) RoundTrip(r *http.Request) (*http.Response, error) {
+	named := *r
+	named.Header = r.Header.Clone()
+	named.Header.Set(mcpwire.HeaderMandate, string(n.mandate))
+	return n.next.RoundTrip(&named)
+}
+
+func under(c *http.Client, m ostiary.MandateID) *http.Client {
+	named := *c
+	named.Transport = naming{c.Transport, m}
+	return &named
+}
+
+// derive asks as the agent for a part of its mandate.
+func (s *stage) derive(ctx context.Context, terms string) (string, error) {
+	body := `{"under":"` + string(s.mandate) + `","terms":` + terms + `}`
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(s.daemon.Endpoint(), "/mcp")+identity.DerivePath, strings.NewReader(body))
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Content-Type", mcpwire.ContentTypeJSON)
+	resp, err := s.agent.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return "", err
+	}
+	var out struct {
+		Mandate string
+		Error   struct{ Detail string }
+	}
+	if err := json.Unmarshal(b, &out); err != nil || out.Mandate == "" && out.Error.Detail == "" {
+		return "", fmt.Errorf("the gateway answered %s", resp.Status)
+	}
+	if out.Mandate == "" {
+		return "", errors.New(out.Error.Detail)
+	}
+	return out.Mandate, nil
+}
+
 func (s *stage) story(e *env, colour bool) *demo.Story {
 	return &demo.Story{
-		Endpoint: s.daemon.Endpoint(), Agent: s.agent, AgentName: "assistant", Plain: s.plain, Tools: s.tools.URL,
+		Endpoint: s.daemon.Endpoint(), Agent: s.agent, AgentName: "assistant", Derive: s.derive,
+		Helper: func(m string) *http.Client { return under(s.helper, ostiary.MandateID(m)) }, Plain: s.plain, Tools: s.tools.URL,
 		Journals: s.journal, Trigger: s.path("change-read_message"), Out: e.stdout, Colour: colour,
 		Ask: func(ctx context.Context, method, path string, q url.Values, in, out any) error {
 			inner := &env{ctx, e.stdin, io.Discard, io.Discard, &cli{Socket: s.cfg.Listen.Control}}

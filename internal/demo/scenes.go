@@ -32,6 +32,7 @@ func scenes() []scene {
 		{"A tool that changed after it was pinned", (*Story).changedTool},
 		{"A call with the same key twice", (*Story).duplicateKey},
 		{"A call that goes around the gate", (*Story).around},
+		{"A sub-agent, and what its parent lacks", (*Story).subAgent},
 		{"The log, and one changed byte", (*Story).tampered},
 	}
 }
@@ -243,6 +244,49 @@ func (s *Story) around(ctx context.Context, _ *agent, p *printer) error {
 		return fmt.Errorf("%d payments were made", n)
 	}
 	return nil
+}
+
+func (s *Story) subAgent(ctx context.Context, _ *agent, p *printer) error {
+	before, err := s.events()
+	if err != nil {
+		return err
+	}
+	lacks, has, wants := tool(Documents, "read_document"), tool(Bank, "get_balance"), tool(Bank, "send_payment")
+	p.say("before", "the agent acts under a mandate of person:dana, for the bank and the inbox")
+	p.say("tried", "it hands %s, which it does not have, to %s", lacks, HelperName)
+	if _, err = s.Derive(ctx, `{"agent":"`+HelperName+`","actions":["`+lacks+`"],"for":"5m"}`); err == nil {
+		return errors.New("the gateway gave what the agent does not have")
+	}
+	p.say("happened", "refused: %v", err)
+	p.say("then", "it hands on %s alone", has)
+	mandate, err := s.Derive(ctx, `{"agent":"`+HelperName+`","task":"look at the balance","actions":["`+has+`"],"for":"5m"}`)
+	if err != nil {
+		return err
+	}
+	helper, err := s.enter(ctx, s.Helper(mandate))
+	if err != nil {
+		return fmt.Errorf("the helper could not connect: %w", err)
+	}
+	defer helper.session.Close()
+	res, err := helper.call(ctx, has, map[string]any{"account": "household"})
+	if err != nil {
+		return err
+	}
+	if res.Refused {
+		return errors.New("the helper may not do what it was given: " + res.Text)
+	}
+	const marker = "helping-myself"
+	p.say("tried", "%s looks at the balance, and then pays 45.00 EUR", HelperName)
+	if res, err = helper.call(ctx, wants, Payment{From: "household", To: "landlord", Amount: 4500, Currency: "EUR", Note: marker}.arguments()); err != nil {
+		return err
+	}
+	if err := p.refused(ctx, s, res); err != nil {
+		return err
+	}
+	if res.Code != "mandate" {
+		return fmt.Errorf("it was refused as %q", res.Code)
+	}
+	return s.untouched(p, before, marker)
 }
 
 func (s *Story) tampered(ctx context.Context, _ *agent, p *printer) error {

@@ -12,6 +12,19 @@ const TrustDomain = "demo.ostiary.test"
 // AgentName is the name of the scripted agent below the trust domain.
 const AgentName = "assistant"
 
+// HelperName is the name of the sub-agent that the scripted agent asks for
+// help.
+const HelperName = "helper"
+
+// Mandate is what the scripted agent's mandate says, as terms: the bank and the
+// inbox, payments of 5,000.00 at most, handed on once.
+func Mandate() []byte {
+	return []byte(`{"task":"look after the household","purpose":"household","depth":1,"for":"24h",` +
+		`"actions":["bank___list_accounts","bank___get_balance","bank___send_payment","inbox___list_messages","inbox___read_message"],` +
+		`"servers":["bank","inbox"],"classes":["*"],"approvers":["*"],` +
+		`"ceilings":[{"action":"bank___send_payment","pointer":"/amount","max":"500000","unit":"cents"}]}`)
+}
+
 // Setting is where the demo takes place: what the configuration of its
 // gateway says.
 type Setting struct {

@@ -37,6 +37,12 @@ type Story struct {
 	Endpoint string
 	// Agent sends requests with the agent's credentials.
 	Agent *http.Client
+	// Derive asks the gateway, as the agent, for a part of its mandate for the
+	// helper, in the words of a mandate's terms, and returns its name.
+	Derive func(ctx context.Context, terms string) (mandate string, err error)
+	// Helper returns a client that sends requests with the helper's
+	// credentials, under a mandate of its own.
+	Helper func(mandate string) *http.Client
 	// AgentName is the agent as the log's filter knows it.
 	AgentName string
 
@@ -93,7 +99,7 @@ type (
 func (s *Story) Run(ctx context.Context) error {
 	p := &printer{out: s.Out, colour: s.Colour}
 	p.opening()
-	a, err := s.enter(ctx)
+	a, err := s.enter(ctx, s.Agent)
 	if err != nil {
 		return fmt.Errorf("the agent could not connect: %w", err)
 	}
@@ -122,11 +128,11 @@ func (s *Story) play(ctx context.Context, a *agent, p *printer, sc scene) error 
 	return sc.play(s, ctx, a, p)
 }
 
-// enter connects the agent as any MCP client does.
-func (s *Story) enter(ctx context.Context) (*agent, error) {
+// enter connects an agent as any MCP client does.
+func (s *Story) enter(ctx context.Context, as *http.Client) (*agent, error) {
 	c := mcp.NewClient(&mcp.Implementation{Name: "ostiary-demo-agent", Title: "The demo's agent", Version: "1"},
 		&mcp.ClientOptions{Capabilities: &mcp.ClientCapabilities{}})
-	session, err := c.Connect(ctx, &mcp.StreamableClientTransport{Endpoint: s.Endpoint, HTTPClient: s.Agent, MaxRetries: -1}, nil)
+	session, err := c.Connect(ctx, &mcp.StreamableClientTransport{Endpoint: s.Endpoint, HTTPClient: as, MaxRetries: -1}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -95,6 +95,8 @@ func (g *fakeGate) call(ctx context.Context, r *mcp.CallToolRequest) (*mcp.CallT
 	_, err := os.Stat(g.tools.trigger)
 	changed := err == nil && !g.faults["no pins"]
 	switch {
+	case r.Extra != nil && r.Extra.Header.Get("Ostiary-Mandate") == "m-sub" && name != "get_balance" && !g.faults["wide mandates"]:
+		return g.refusal(g.record("outcome", r.Params.Name, "refused"), "mandate", nil, nil), nil
 	case server == Inbox && changed:
 		return g.refusal(g.record("outcome", r.Params.Name, "refused"), "tool_changed", nil, nil), nil
 	case strings.Contains(string(r.Params.Arguments), "250000") && !g.faults["no limit"]:
@@ -177,6 +179,23 @@ func (g *fakeGate) ask(_ context.Context, method, path string, q url.Values, _, 
 	return nil
 }
 
+// derive gives the agent's mandate in part.
+func (g *fakeGate) derive(_ context.Context, terms string) (string, error) {
+	if strings.Contains(terms, Documents) && !g.faults["anything derived"] {
+		return "", errors.New("mandate m-1 does not have it")
+	}
+	return "m-sub", nil
+}
+
+// helping names the mandate the helper acts under.
+type helping struct{ mandate string }
+
+func (h helping) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Ostiary-Mandate", h.mandate)
+	return http.DefaultTransport.RoundTrip(r)
+}
+
 // verify finds the first entry whose action no longer is what was written.
 func (g *fakeGate) verify(_ context.Context, folder string) (Verified, error) {
 	want, err := os.ReadFile(filepath.Join(g.log, "segment"))
@@ -219,7 +238,7 @@ func stage(t *testing.T, faults ...string) (*Story, *strings.Builder) {
 	t.Cleanup(gateway.Close)
 	var out strings.Builder
 	return &Story{
-		Endpoint: gateway.URL, Agent: gateway.Client(), AgentName: "assistant", Plain: http.DefaultClient,
+		Endpoint: gateway.URL, Agent: gateway.Client(), AgentName: "assistant", Derive: g.derive, Helper: func(m string) *http.Client { return &http.Client{Transport: helping{m}} }, Plain: http.DefaultClient,
 		Tools: g.tools.url, Journals: []string{g.tools.journal}, Trigger: g.tools.trigger,
 		Ask: g.ask, Log: g.log, Verify: g.verify, Out: &out,
 	}, &out
@@ -242,7 +261,7 @@ func TestStory(t *testing.T) {
 			t.Errorf("line %d has control characters: %q", i+1, l)
 		}
 	}
-	for _, want := range []string{"All 7 steps came out as told", "pay-over-limit: too much", "approval:finance would change it", "received 0 bytes", "HTTP status 401",
+	for _, want := range []string{"All 8 steps came out as told", "pay-over-limit: too much", "approval:finance would change it", "received 0 bytes", "HTTP status 401",
 		`"bank___send_payment" became "bank___send_qayment"`, "entry 2026-11/2: the entry does not match its hash"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the story does not say %q", want)
@@ -259,14 +278,16 @@ func TestStory(t *testing.T) {
 // Each way of not keeping one's word fails the story at its step.
 func TestStoryNotAsTold(t *testing.T) {
 	for fault, step := range map[string]string{
-		"no limit":       "step 3",
-		"no entry":       "step 3",
-		"no pins":        "step 4",
-		"last key wins":  "step 5",
-		"no guard":       "step 6",
-		"blind verifier": "step 7",
-		"vague verifier": "step 7",
-		"calls twice":    "step 2",
+		"no limit":         "step 3",
+		"no entry":         "step 3",
+		"no pins":          "step 4",
+		"last key wins":    "step 5",
+		"no guard":         "step 6",
+		"wide mandates":    "step 7",
+		"anything derived": "step 7",
+		"blind verifier":   "step 8",
+		"vague verifier":   "step 8",
+		"calls twice":      "step 2",
 	} {
 		t.Run(fault, func(t *testing.T) {
 			s, out := stage(t, fault)
