@@ -65,7 +65,8 @@ func TestReference(t *testing.T) {
 // and the story of M12 looks for the entry of each; of persons, who need a
 // browser to be there, test/browser does. Whoever adds one adds it there. M09: nothing here takes anything away from a log.
 func TestM12ChangesAreRecorded(t *testing.T) {
-	recorded := []string{"/v1/agents/join", "/v1/agents/add", "/v1/revocations", "/v1/people/invite", "/v1/people/roles", "/v1/people/revoke", "/v1/containments", "/v1/tokens", "/v1/tools/read", "/v1/tools/accept",
+	recorded := []string{"/v1/agents/join", "/v1/agents/add", "/v1/revocations", "/v1/people/invite", "/v1/people/roles", "/v1/people/revoke", "/v1/containments", "/v1/tokens",
+		"/v1/mandates", "/v1/mandates/end", "/v1/mandates/renew", "/v1/mandates/review", "/v1/tools/read", "/v1/tools/accept",
 		"/v1/policy/load", "/v1/backup", "/v1/reload"}
 	var changing []string
 	for _, r := range routes() {
