@@ -54,6 +54,7 @@ type Config struct {
 
 	Console ConsoleConfig `yaml:"console"`
 	SignIn  SignInConfig  `yaml:"signin"`
+	OAuth   OAuthConfig   `yaml:"oauth"`
 
 	file string
 	root *yaml.Node
@@ -342,6 +343,7 @@ func (c *Config) defaults() {
 	anchor(&c.Console.Certificate)
 	anchor(&c.Console.Key)
 	anchor(&c.SignIn.OIDC.ClientSecret)
+	anchor(&c.OAuth.Roots)
 	set(&c.Listen.Control, filepath.Join(c.Data, "control.sock"))
 	dur := func(d *Duration, v time.Duration) {
 		if *d == 0 {
@@ -394,6 +396,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if err := c.checkConsole(); err != nil {
+		return err
+	}
+	if err := c.checkOAuth(); err != nil {
 		return err
 	}
 	if err := c.checkStore(); err != nil {

@@ -247,8 +247,11 @@ func (d *Daemon) openConsole(context.Context) (err error) {
 		}
 	}
 	d.pages.handler, err = console.New(console.Options{
-		People: d.pages.people, Tools: d.choices, Refused: d.stranger, Clock: d.clock, Logger: d.log,
+		People: d.pages.people, Consents: consents{d.oauth}, Tools: d.choices, Refused: d.stranger, Clock: d.clock, Logger: d.log,
 	})
+	if err == nil {
+		d.pages.handler = d.withOAuth(d.pages.handler)
+	}
 	return err
 }
 

@@ -28,6 +28,7 @@ import (
 	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/containment"
 	"github.com/ostiary/ostiary/internal/control"
+	"github.com/ostiary/ostiary/internal/control/oauth"
 	"github.com/ostiary/ostiary/internal/door/mcp"
 	"github.com/ostiary/ostiary/internal/egress"
 	"github.com/ostiary/ostiary/internal/gate"
@@ -84,7 +85,8 @@ type Daemon struct {
 	probing  net.Listener // nil if off
 	socket   net.Listener
 
-	pages pages // zero if off
+	pages pages         // zero if off
+	oauth *oauth.Server // nil if off
 
 	telemetry *telemetry.Telemetry // nil if off
 	metrics   net.Listener         // nil if off
@@ -131,6 +133,7 @@ func open(ctx context.Context, cfg *Config, log *slog.Logger, on machine) (_ *Da
 		{"control", d.openControl},
 		{"policy", d.openPolicy},
 		{"door", d.openDoor},
+		{"sign-in of clients", d.openOAuth},
 		{"console", d.openConsole},
 	} {
 		if err := step.do(ctx); err != nil {
@@ -234,7 +237,7 @@ func (d *Daemon) openIdentity(ctx context.Context) error {
 		return err
 	}
 	d.authority, err = identity.Open(ctx, identity.Options{
-		TrustDomain: d.cfg.TrustDomain, Dir: d.cfg.identityDir(), Fence: filepath.Join(d.cfg.Data, "identity"), Lease: d.lease(), Keys: d.ring, Registry: d.store, Mandates: mandates,
+		TrustDomain: d.cfg.TrustDomain, Dir: d.cfg.identityDir(), Fence: filepath.Join(d.cfg.Data, "identity"), Lease: d.lease(), Keys: d.ring, Registry: d.store, Mandates: mandates, Issuer: d.signIn(),
 		Groups: d.groups,
 		Record: control.RefuseSuspended(d.contained, control.RecordEvent(d.journal.deployment, d.clock)), Clock: d.clock, Log: d.log,
 		SVIDLife: time.Duration(d.cfg.Identity.SVIDLife), TokenLife: time.Duration(d.cfg.Identity.TokenLife), MandateLife: time.Duration(d.cfg.Identity.MandateLife),
@@ -441,7 +444,7 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 		return err
 	}
 	o := mcp.Options{
-		Gate: d.gate, Identity: d.authority, Catalog: d.book, Containments: d.contained, Visible: visibility{d.engine, &d.live}, PublicURL: d.publicURL(),
+		Gate: d.gate, Identity: d.authority, Catalog: d.book, Containments: d.contained, Visible: visibility{d.engine, &d.live}, PublicURL: d.publicURL(), SignIn: d.signIn(),
 		Origins: d.cfg.Listen.Origins, Sealer: sealer, Longest: time.Duration(d.cfg.Ledger.MaxActionTime), Clock: d.clock, Logger: d.log,
 	}
 	for _, l := range []net.Listener{d.agents, d.loopback} {

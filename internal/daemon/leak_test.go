@@ -53,7 +53,10 @@ func toolServer(t *testing.T) *httptest.Server {
 	return h
 }
 
-func start(t *testing.T) *running {
+func start(t *testing.T) *running { return startWith(t, "", "") }
+
+// startWith starts one with more in its configuration.
+func startWith(t *testing.T, listen, more string) *running {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "leak") // t.TempDir is too long a path for a socket
 	if err != nil {
@@ -74,11 +77,11 @@ func start(t *testing.T) *running {
 @id("tools") permit (principal, action in [Ostiary::Action::"bank___balance", Ostiary::Action::"bank___slow"], resource);
 `)
 	cfg, err := ParseConfig(filepath.Join(dir, "ostiary.yaml"), fmt.Appendf(nil, `trust_domain: example.org
-listen: {agents: "127.0.0.1:0", loopback: "127.0.0.1:0"}
+listen: {agents: "127.0.0.1:0", loopback: "127.0.0.1:0"%s}
 ledger: {segment_size: 1MiB}
-servers:
+%sservers:
   bank: {url: %q, allow_addresses: [127.0.0.1/32]}
-`, r.tools.URL))
+`, listen, more, r.tools.URL))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -69,6 +69,9 @@ func (d *Daemon) agentServer() *http.Server {
 			enrolment.ServeHTTP(w, r)
 			return
 		}
+		if d.forAgents(w, r) {
+			return
+		}
 		d.door.ServeHTTP(w, r)
 	}), d.log)
 	s.RegisterOnShutdown(d.door.Close)
