@@ -297,6 +297,50 @@ func TestIndexDamaged(t *testing.T) {
 	}
 }
 
+// Many who find the damage at once wait for each other's connections and
+// locks, and all get their answer.
+func TestIndexDamagedForMany(t *testing.T) {
+	l := openLog(t, t.TempDir(), ledgertest.NewControl(), time.Now, 1<<20)
+	for i := range 60 {
+		act(t, l, i%3, i)
+	}
+	path := filepath.Join(t.TempDir(), "index.db")
+	x, err := store.OpenSmallIndex(path, l, slog.New(slog.DiscardHandler), 50) // one that hangs cannot be closed at the end
+	if err != nil {
+		t.Fatal(err)
+	}
+	catchup(t, l, x)
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.Exec("UPDATE part SET data = zeroblob(9)")
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				for range 20 {
+					if _, err := x.Query(context.Background(), ledger.Filter{Agent: "agent-1"}); ostiary.KindOf(err) != ostiary.Corrupt {
+						t.Errorf("got %v", err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}()
+	select {
+	case <-done:
+		x.Close()
+	case <-time.After(time.Minute):
+		t.Fatal("they wait for each other for ever")
+	}
+}
+
 // Answers while the index grows are those of some moment: nothing that was
 // there is missing, nothing is there twice.
 func TestIndexWhileItGrows(t *testing.T) {

@@ -20,19 +20,23 @@ func (x *Index) Query(ctx context.Context, f ledger.Filter) ([]ledger.Row, error
 	if err != nil {
 		return nil, err
 	}
-	r, err := x.view(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer r.close()
-	out, err := r.answer(ctx, q)
+	out, err := x.query(ctx, q)
 	var e *ostiary.Error
-	if errors.As(err, &e) && (e.Kind == ostiary.Corrupt && (e.Code == "index_damaged" || e.Code == "store")) {
+	if errors.As(err, &e) && e.Kind == ostiary.Corrupt && (e.Code == "index_damaged" || e.Code == "store") { // else it is the log's
 		x.mu.Lock()
 		x.damaged = true
 		x.mu.Unlock()
 	}
 	return out, err
+}
+
+func (x *Index) query(ctx context.Context, q *question) ([]ledger.Row, error) {
+	r, err := x.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close() // before Query takes a lock: others wait for its connection with that lock held
+	return r.answer(ctx, q)
 }
 
 // reading is the index as it was at one moment. It is not changed by what
