@@ -12,7 +12,7 @@ type personCmd struct {
 	List   personListCmd   `cmd:"" help:"List who may sign in, and who is invited."`
 	Invite personInviteCmd `cmd:"" help:"Print a one-time link for a new person, or for another passkey of one who is known."`
 	Roles  personRolesCmd  `cmd:"" help:"Give a person exactly these roles. Their sessions end."`
-	Revoke personRevokeCmd `cmd:"" help:"End a person: their sessions at once, their passkeys for good."`
+	Revoke personRevokeCmd `cmd:"" help:"End a person: sessions, passkeys, and every mandate they gave, at once."`
 }
 
 type personListCmd struct{}
@@ -110,6 +110,6 @@ func (c *personRevokeCmd) Run(e *env) error {
 	if e.cli.JSON {
 		return e.printJSON(p)
 	}
-	fmt.Fprintf(e.stdout, "%s is revoked: sessions and passkeys have ended\n", p.Name)
+	fmt.Fprintf(e.stdout, "%s is revoked: sessions, passkeys and the mandates they gave have ended\n", p.Name)
 	return nil
 }

@@ -245,7 +245,7 @@ type given struct {
 }
 
 func givenOf(g Given) given {
-	out := given{Given: g, Agent: NewForeign(g.Mandate.Agent.Name()), Task: NewForeign(g.Mandate.Task), Purpose: NewForeign(g.Mandate.Purpose), Ended: g.State != "in force", All: slices.Contains(g.Mandate.Actions, "*")}
+	out := given{Given: g, Agent: NewForeign(g.Mandate.Agent.Name()), Task: NewForeign(g.Mandate.Task), Purpose: NewForeign(g.Mandate.Purpose), Ended: g.State != InForce && g.State != NotYet, All: slices.Contains(g.Mandate.Actions, "*")}
 	for _, a := range g.Mandate.Actions {
 		out.Actions = append(out.Actions, NewForeign(a))
 	}

@@ -224,10 +224,16 @@ type Mandates interface {
 	End(ctx context.Context, by ostiary.PrincipalID, id ostiary.MandateID, completed bool, reason string) error
 }
 
+// The states of a mandate that has not ended.
+const (
+	InForce = "in force"
+	NotYet  = "not yet in force"
+)
+
 // Given is a mandate and what became of it.
 type Given struct {
 	ostiary.Mandate
-	State string // "in force", "completed", "revoked", "expired"
+	State string // InForce, NotYet, "completed", "revoked", "expired"
 	Below int    // mandates derived from it that are in force
 }
 

@@ -59,6 +59,11 @@ func (d *desk) Given(_ context.Context, by ostiary.PrincipalID) ([]Given, error)
 
 func (d *desk) End(_ context.Context, by ostiary.PrincipalID, id ostiary.MandateID, _ bool, _ string) error {
 	d.ended = append(d.ended, id)
+	for i := range d.given[by] {
+		if d.given[by][i].ID == id {
+			d.given[by][i].State = "revoked"
+		}
+	}
 	return nil
 }
 

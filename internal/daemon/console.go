@@ -221,7 +221,8 @@ func (d *Daemon) openPeople(context.Context) error {
 	}
 	o := people.Options{
 		Records: d.store, Seal: seal, Origin: d.consoleURL(), Name: "Ostiary " + d.cfg.Deployment, Clock: d.clock,
-		Record: control.RecordPerson(d.journal.deployment, d.authority.Self().Agent, d.clock),
+		Record:   control.RecordPerson(d.journal.deployment, d.authority.Self().Agent, d.clock),
+		EndGiven: endGiven(d.authority, d.clock),
 	}
 	if c := d.cfg.SignIn.OIDC; c.Issuer != "" {
 		secret, err := d.cfg.readSecret("signin.oidc.client_secret_file", c.ClientSecret)
@@ -247,7 +248,7 @@ func (d *Daemon) openConsole(context.Context) (err error) {
 		}
 	}
 	d.pages.handler, err = console.New(console.Options{
-		People: d.pages.people, Consents: consents{d.oauth}, Tools: d.choices, Refused: d.stranger, Clock: d.clock, Logger: d.log,
+		People: d.pages.people, Consents: consents{d.oauth}, Mandates: given{d.authority}, Tools: d.choices, Refused: d.stranger, Clock: d.clock, Logger: d.log,
 	})
 	if err == nil {
 		d.pages.handler = d.withOAuth(d.pages.handler)

@@ -1,0 +1,60 @@
+package daemon
+
+import (
+	"testing"
+	"time"
+
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/console"
+)
+
+// TestGiven: a person sees and ends what they gave, and nobody else's; with
+// the person everything they gave ends.
+func TestGiven(t *testing.T) {
+	r := start(t)
+	a := r.d.authority
+	id := a.Agents()[0].ID
+	give := func(by ostiary.PrincipalID) ostiary.Mandate {
+		t.Helper()
+		m, err := a.IssueMandate(t.Context(), by, ostiary.Mandate{Kind: ostiary.TaskMandate, Agent: id, Task: "x", Purpose: "x", Actions: []string{"*"}, Resources: []string{"*"}, Expires: time.Now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	mine, second, other := give("person:dana"), give("person:dana"), give("person:kim")
+	g := given{a}
+	states := func(by ostiary.PrincipalID) map[ostiary.MandateID]string {
+		t.Helper()
+		all, err := g.Given(t.Context(), by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[ostiary.MandateID]string{}
+		for _, x := range all {
+			out[x.ID] = x.State
+		}
+		return out
+	}
+	if s := states("person:dana"); s[mine.ID] != console.InForce || s[second.ID] != console.InForce || s[other.ID] != "" {
+		t.Errorf("%v", s)
+	}
+	if err := g.End(t.Context(), "person:dana", other.ID, false, "x"); ostiary.KindOf(err) != ostiary.NotFound || err == nil {
+		t.Errorf("O06: somebody else's mandate ends: %v", err)
+	}
+	if err := g.End(t.Context(), "person:dana", mine.ID, true, "done"); err != nil {
+		t.Fatal(err)
+	}
+	if s := states("person:dana"); s[mine.ID] != "completed" || s[second.ID] != console.InForce {
+		t.Errorf("%v", s)
+	}
+	if err := endGiven(a, time.Now)(t.Context(), "person:dana", "root"); err != nil {
+		t.Fatal(err)
+	}
+	if s := states("person:dana"); s[second.ID] != "revoked" {
+		t.Errorf("after the person was revoked: %v", s)
+	}
+	if s := states("person:kim"); s[other.ID] != console.InForce {
+		t.Errorf("somebody else's: %v", s)
+	}
+}
