@@ -36,7 +36,7 @@ var hostile = []string{
 	"Claude\u202eedoC\u200b \U000e0041\U000e0042 p\u0430ypal", "Bank\r\n\r\nSet-Cookie: a=b", "\x00\x1b[31m", "Accept\u3000below",
 }
 
-func TestHostileTexts(t *testing.T) {
+func TestO01HostileTexts(t *testing.T) {
 	d := newDesk(t)
 	long := strings.Repeat("This is perfectly harmless. ", 380) + strings.Join(hostile, "\n")
 	all := strings.Join(hostile, " ")

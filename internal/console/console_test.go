@@ -200,9 +200,9 @@ func (d *desk) signIn(name string, roles ...people.Role) *visitor {
 	return b
 }
 
-// TestEveryRoute: B10. Each route without a credential, with somebody else's
+// TestO04EveryRoute: B10. Each route without a credential, with somebody else's
 // role, and each change without what only a page of ours has.
-func TestEveryRoute(t *testing.T) {
+func TestO04EveryRoute(t *testing.T) {
 	d := newDesk(t)
 	routes := d.console.routes()
 	if len(routes) < 20 {
@@ -343,8 +343,8 @@ func TestArrival(t *testing.T) {
 	}
 }
 
-// TestNext: O10, nobody else says where a sign-in leads.
-func TestNext(t *testing.T) {
+// TestO10Next: O10, nobody else says where a sign-in leads.
+func TestO10Next(t *testing.T) {
 	d := newDesk(t)
 	for text, want := range map[string]string{
 		"/consent/q1": "/consent/q1", "/me": "/me", "/people/dana": "/people/dana", "": "/mandates", "/": "/mandates",
@@ -529,9 +529,9 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// TestForeign: O03, I05: what a reader could not see is shown, and what is
+// TestO03Foreign: O03, I05: what a reader could not see is shown, and what is
 // somebody else's cannot leave its place.
-func TestForeign(t *testing.T) {
+func TestO03Foreign(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain":              "plain",
 		"<script>":           "&lt;script&gt;",
@@ -574,4 +574,24 @@ func FuzzForeign(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestO02NoFrames: no page of ours frames anything, so no text can be put into
+// a frame.
+func TestO02NoFrames(t *testing.T) {
+	pages, err := files.ReadDir("pages")
+	if err != nil || len(pages) < 10 {
+		t.Fatalf("%d pages, %v", len(pages), err)
+	}
+	for _, p := range pages {
+		b, err := files.ReadFile("pages/" + p.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range []string{"srcdoc", "<iframe", "<object", "<embed", "style=", "onclick", "javascript:", "<script>", "<style"} {
+			if strings.Contains(string(b), word) {
+				t.Errorf("%s has %s", p.Name(), word)
+			}
+		}
+	}
 }

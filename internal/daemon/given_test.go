@@ -8,9 +8,9 @@ import (
 	"github.com/ostiary/ostiary/internal/console"
 )
 
-// TestGiven: a person sees and ends what they gave, and nobody else's; with
+// TestO06Given: a person sees and ends what they gave, and nobody else's; with
 // the person everything they gave ends.
-func TestGiven(t *testing.T) {
+func TestO06Given(t *testing.T) {
 	r := start(t)
 	a := r.d.authority
 	id := a.Agents()[0].ID

@@ -157,9 +157,9 @@ func TestFirstOperator(t *testing.T) {
 	}
 }
 
-// TestOneInvitation: O08, one use, whoever comes: 1,000 browsers with answers
+// TestO08OneInvitation: O08, one use, whoever comes: 1,000 browsers with answers
 // of their own at once.
-func TestOneInvitation(t *testing.T) {
+func TestO08OneInvitation(t *testing.T) {
 	h := newHouse(t)
 	secret, _, err := h.InviteFirst(t.Context())
 	if err != nil {
@@ -381,8 +381,8 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// TestLastOperator: O11.
-func TestLastOperator(t *testing.T) {
+// TestO11LastOperator: O11.
+func TestO11LastOperator(t *testing.T) {
 	h := newHouse(t)
 	h.enrol(t, h.invite(t, "dana", people.Operator), "")
 	_, err := h.SetRoles(t.Context(), "dana", nil, "dana")

@@ -29,9 +29,8 @@ var notYet = map[string]string{
 	"N01": "there is no risk engine", "N02": "there is no risk engine", "N03": "there is no risk engine", "N04": "there is no risk engine",
 	"N05": "there is no risk engine", "N06": "there is no risk engine", "N07": "there is no risk engine",
 
-	"O01": "there is no console", "O02": "there is no console", "O03": "there is no console", "O04": "there is no console",
-	"O05": "there is no console", "O06": "there is no console", "O08": "nobody signs in, and there are no codes",
-	"O09": "nobody signs in", "O10": "there is no console", "O11": "there is one kind of operator: who may use the socket",
+	"O05": "the console has no streams yet",
+	"O09": "sign-in asks for no name: there is none to tell known from unknown by",
 
 	"P01": "stdio servers have no sandbox: a root is theirs to keep", "P02": "stdio servers have no sandbox",
 	"P04": "stdio servers have no sandbox", "P05": "the gateway makes no argument of a command from anything an agent says",
