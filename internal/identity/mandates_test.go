@@ -555,3 +555,69 @@ func FuzzTerms(f *testing.F) {
 		terms.Mandate(time.Unix(0, 0))
 	})
 }
+
+// A token that is limited by scopes hands on no more than they reach, though
+// its mandate has more: whoever gets the part is not limited by the token.
+func TestDeriveWithinScopes(t *testing.T) {
+	f := newFamily(t)
+	all := f.task("a")
+	all.Resources = []string{"bank", "mail"}
+	wide, err := f.IssueMandate(t.Context(), dana, all)
+	must(t, err)
+	all.Resources = []string{"*"}
+	every, err := f.IssueMandate(t.Context(), dana, all)
+	must(t, err)
+	holder := func(m ostiary.MandateID, scopes ...string) ostiary.Subject {
+		s, err := f.Authenticate(t.Context(), under(f.certs["a"], m))
+		must(t, err)
+		s.Via, s.Scopes = ostiary.ViaToken, scopes
+		return s
+	}
+	for name, c := range map[string]struct {
+		m      ostiary.MandateID
+		scopes []string
+		asks   []string
+		gets   []string // nil: refused
+	}{
+		"unlimited, and says nothing":         {wide.ID, nil, nil, []string{"bank", "mail"}},
+		"limited, and says nothing":           {wide.ID, []string{"mcp", "server:bank"}, nil, []string{"bank"}},
+		"limited, under everything":           {every.ID, []string{"mcp", "server:bank"}, nil, []string{"bank"}},
+		"asks for its own":                    {every.ID, []string{"mcp", "server:bank", "server:mail"}, []string{"mail"}, []string{"mail"}},
+		"asks for what its mandate has":       {wide.ID, []string{"mcp", "server:bank"}, []string{"bank", "mail"}, nil},
+		"asks for everything":                 {every.ID, []string{"mcp", "server:bank"}, []string{"*"}, nil},
+		"may only connect":                    {wide.ID, []string{"mcp"}, nil, nil},
+		"scopes beyond its mandate":           {wide.ID, []string{"mcp", "server:disk"}, nil, nil},
+		"asks for scopes beyond its mandate":  {wide.ID, []string{"mcp", "server:disk"}, []string{"disk"}, nil},
+		"a word that is not for a server":     {every.ID, []string{"mcp", "server:"}, nil, nil},
+		"a word with a star is no wider name": {every.ID, []string{"mcp", "server:*"}, nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, err := f.DeriveMandate(t.Context(), holder(c.m, c.scopes...), ostiary.Mandate{Agent: agentNamed("b"), Resources: c.asks})
+			if c.gets == nil {
+				if ostiary.KindOf(err) != ostiary.Denied {
+					t.Errorf("%v: it got %v", err, m.Resources)
+				}
+			} else if err != nil || !slices.Equal(m.Resources, c.gets) {
+				t.Errorf("%v, %v", m.Resources, err)
+			}
+		})
+	}
+}
+
+// What ended with the person it is from is not renewed in passing: a list of
+// agents to renew says nothing of persons.
+func TestRenewOfTheRevoked(t *testing.T) {
+	f := newFamily(t)
+	if _, err := f.Revoke(t.Context(), identity.Revocation{Kind: identity.RevokePerson, Subject: string(dana), At: f.time()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Authenticate(t.Context(), svid(f.certs["a"])); err == nil {
+		t.Fatal("the agent of a revoked person acts")
+	}
+	if _, err := f.RenewMandate(t.Context(), "person:eve", agentNamed("a")); ostiary.KindOf(err) != ostiary.Denied {
+		t.Errorf("a mandate that ended with its person is renewed: %v", err)
+	}
+	if _, err := f.Authenticate(t.Context(), svid(f.certs["a"])); err == nil {
+		t.Error("the agent of a revoked person acts again")
+	}
+}
