@@ -138,8 +138,8 @@ func (a *Authority) live(m *ostiary.Mandate, now time.Time) error {
 // DeriveMandate gives another agent a part of what s has: m.Agent may do at
 // most what s may do under its own mandate, for at most as long, and one
 // delegation less deep. What m leaves out (lists, purpose, ceilings, times) is
-// as in the parent; whatever it says must be within it. s must have been
-// authenticated just now.
+// as in the parent; whatever it says must be within it, and within the scopes
+// of the token s came with. s must have been authenticated just now.
 func (a *Authority) DeriveMandate(ctx context.Context, s ostiary.Subject, m ostiary.Mandate) (ostiary.Mandate, error) {
 	none := ostiary.Mandate{}
 	if s.Via != ostiary.ViaSVID && s.Via != ostiary.ViaToken {
@@ -157,7 +157,7 @@ func (a *Authority) DeriveMandate(ctx context.Context, s ostiary.Subject, m osti
 	if !a.derived.allow(s.Agent) {
 		return none, ostiary.Errorf(ostiary.Exhausted, "derive_rate", "an agent derives at most %d mandates a second", deriveRate)
 	}
-	made, err := a.derive(ctx, d, now, parent, m)
+	made, err := a.derive(ctx, d, now, parent, m, s)
 	if k := ostiary.KindOf(err); k == ostiary.Denied || k == ostiary.NotFound { // who asks for more than it has is worth knowing
 		e := Event{What: "derive", Agent: s.Agent, Principal: s.Principal, Mandate: parent.link.ID, By: string(s.Agent), Refused: ostiary.AsError(err).Code, Detail: ostiary.AsError(err).Detail}
 		if failed := a.record(ctx, e); failed != nil {
@@ -167,7 +167,7 @@ func (a *Authority) DeriveMandate(ctx context.Context, s ostiary.Subject, m osti
 	return made, err
 }
 
-func (a *Authority) derive(ctx context.Context, d *directory, now time.Time, parent *footing, m ostiary.Mandate) (ostiary.Mandate, error) {
+func (a *Authority) derive(ctx context.Context, d *directory, now time.Time, parent *footing, m ostiary.Mandate, s ostiary.Subject) (ostiary.Mandate, error) {
 	none := ostiary.Mandate{}
 	if n := d.children(parent.link.Agent); n >= maxChildren {
 		return none, ostiary.Errorf(ostiary.Exhausted, "derive_many", "%d mandates derived by this agent are in force: complete some", n)
@@ -178,11 +178,39 @@ func (a *Authority) derive(ctx context.Context, d *directory, now time.Time, par
 	if slices.Contains(parent.chain, m.Agent) {
 		return none, ostiary.Errorf(ostiary.Denied, "mandate_wider", "%s is in the chain already", m.Agent).At("agent")
 	}
+	if err := scoped(&m, &parent.effective, s); err != nil {
+		return none, err
+	}
 	inherit(&m, &parent.effective, now)
 	if err := a.narrower(&m, &parent.effective); err != nil {
 		return none, err
 	}
 	return a.give(ctx, "derive", string(parent.link.Agent), m, parent)
+}
+
+// scoped keeps a derived mandate within the scopes of the token it is derived
+// by: whoever gets it shows a credential of its own, which they do not limit.
+func scoped(m, parent *ostiary.Mandate, s ostiary.Subject) error {
+	if len(s.Scopes) == 0 {
+		return nil
+	}
+	if len(m.Resources) == 0 {
+		for _, scope := range s.Scopes {
+			server, ok := strings.CutPrefix(scope, ostiary.ScopeOf(""))
+			if ok && server != "" && server != "*" && parent.CoversResource(&ostiary.Resource{Server: server}) {
+				m.Resources = append(m.Resources, server)
+			}
+		}
+		if len(m.Resources) == 0 {
+			return ostiary.Errorf(ostiary.Denied, "mandate_wider", "the token's scopes name no server that could be handed on").At("resources")
+		}
+	}
+	for _, server := range m.Resources {
+		if server == "" || server == "*" || s.CheckScope(server) != nil {
+			return ostiary.Errorf(ostiary.Denied, "mandate_wider", "the token's scopes do not name %q", server).At("resources")
+		}
+	}
+	return nil
 }
 
 // children counts the mandates in force that an agent derived.
@@ -338,8 +366,8 @@ func (a *Authority) RenewMandate(ctx context.Context, by ostiary.PrincipalID, id
 		return ostiary.Mandate{}, err
 	}
 	f := d.mandate(g.Mandate)
-	if f == nil || !f.record.Ended.IsZero() || d.undone[g.Mandate] {
-		return ostiary.Mandate{}, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the agent's standing mandate was ended: give it another")
+	if f == nil || f.over != "" { // also with the person it is from: a new one is somebody's decision
+		return ostiary.Mandate{}, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the agent's standing mandate was ended, or the person it is from was revoked: give it another")
 	}
 	if !isPrincipal(by) {
 		return ostiary.Mandate{}, badMandate("by", "a mandate is renewed by a person")
