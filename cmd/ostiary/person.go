@@ -12,7 +12,7 @@ type personCmd struct {
 	List   personListCmd   `cmd:"" help:"List who may sign in, and who is invited."`
 	Invite personInviteCmd `cmd:"" help:"Print a one-time link for a new person, or for another passkey of one who is known."`
 	Roles  personRolesCmd  `cmd:"" help:"Give a person exactly these roles. Their sessions end."`
-	Revoke personRevokeCmd `cmd:"" help:"End a person: sessions, passkeys, and every mandate they gave, at once."`
+	Revoke personRevokeCmd `cmd:"" help:"End a person: sessions, passkeys, and every mandate they gave, at once. Takes back links that are open for the name."`
 }
 
 type personListCmd struct{}

@@ -16,6 +16,7 @@ import (
 	"github.com/ostiary/ostiary/internal/control/oauth"
 	"github.com/ostiary/ostiary/internal/egress"
 	"github.com/ostiary/ostiary/internal/identity"
+	"github.com/ostiary/ostiary/internal/people"
 )
 
 // OAuthConfig sets the authorization server, which stands where people sign in
@@ -214,16 +215,6 @@ type persons struct{ d *Daemon }
 
 // PersonAt implements [oauth.Persons].
 func (p persons) PersonAt(ctx context.Context, issuer, subject string) (ostiary.PrincipalID, error) {
-	all, err := p.d.pages.people.List(ctx)
-	if err != nil {
-		return "", err
-	}
-	for _, one := range all {
-		for _, l := range one.Links {
-			if l.Issuer == issuer && l.Subject == subject && one.Revoked.IsZero() {
-				return one.ID, nil
-			}
-		}
-	}
-	return "", ostiary.Errorf(ostiary.NotFound, "absent", "nobody signed in as this subject of that issuer")
+	one, err := p.d.pages.people.PersonAt(ctx, people.Link{Issuer: issuer, Subject: subject})
+	return one.ID, err
 }

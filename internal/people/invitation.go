@@ -26,6 +26,7 @@ type invitation struct {
 	By      string    `json:"by"`
 	Created time.Time `json:"created"`
 	First   bool      `json:"first,omitempty"`
+	Adds    bool      `json:"adds,omitempty"` // a passkey to a person who was known; else it is for a new one
 }
 
 // Invite returns the secret of an invitation. For a person who is known it
@@ -50,7 +51,7 @@ func (p *People) Invite(ctx context.Context, name string, roles []Role, life tim
 	case !known && ostiary.KindOf(err) != ostiary.NotFound:
 		return ostiary.Secret{}, Invitation{}, err
 	}
-	return p.invite(ctx, invitation{Name: name, Roles: Words(roles), By: by}, life, known)
+	return p.invite(ctx, invitation{Name: name, Roles: Words(roles), By: by, Adds: known}, life)
 }
 
 // InviteFirst returns the link secret of the first operator, and ends those it
@@ -80,14 +81,14 @@ func (p *People) InviteFirst(ctx context.Context) (ostiary.Secret, Invitation, e
 	if err != nil {
 		return ostiary.Secret{}, Invitation{}, err
 	}
-	return p.invite(ctx, invitation{Roles: Words([]Role{Operator}), By: "first start", First: true}, FirstLife, false)
+	return p.invite(ctx, invitation{Roles: Words([]Role{Operator}), By: "first start", First: true}, FirstLife)
 }
 
 // onlyFirst is the one id of its kind: whoever makes the record is the first
 // operator.
 const onlyFirst = "operator"
 
-func (p *People) invite(ctx context.Context, in invitation, life time.Duration, known bool) (ostiary.Secret, Invitation, error) {
+func (p *People) invite(ctx context.Context, in invitation, life time.Duration) (ostiary.Secret, Invitation, error) {
 	in.Created = p.o.Clock().UTC().Truncate(time.Second)
 	secret, expires := newSecret(), in.Created.Add(life)
 	detail := "a new person with roles: "
@@ -96,7 +97,7 @@ func (p *People) invite(ctx context.Context, in invitation, life time.Duration, 
 		return ostiary.Secret{}, Invitation{}, err
 	}
 	detail += said(roles)
-	if known {
+	if in.Adds {
 		detail = "to add a passkey"
 	}
 	e := Event{What: "invite_person", By: in.By, Detail: detail + "; until " + expires.Format(time.RFC3339)}
@@ -109,7 +110,7 @@ func (p *People) invite(ctx context.Context, in invitation, life time.Duration, 
 	if err := p.put(ctx, record.Record{Kind: kindInvitation, ID: named(secret), Expires: expires}, in); err != nil {
 		return ostiary.Secret{}, Invitation{}, err
 	}
-	return ostiary.NewSecret([]byte(secret)), Invitation{in.Name, roles, in.By, in.Created, expires, in.First, known}, nil
+	return ostiary.NewSecret([]byte(secret)), Invitation{in.Name, roles, in.By, in.Created, expires, in.First, in.Adds}, nil
 }
 
 // Invitations lists those that still work, oldest first.
@@ -120,7 +121,7 @@ func (p *People) Invitations(ctx context.Context) ([]Invitation, error) {
 		if err := p.open(r, &in); err != nil {
 			return err
 		}
-		v, err := p.viewInvitation(ctx, in, r.Expires)
+		v, err := in.view(r.Expires)
 		out = append(out, v)
 		return err
 	})
@@ -135,23 +136,62 @@ func (p *People) Invited(ctx context.Context, secret string) (Invitation, error)
 	if err != nil {
 		return Invitation{}, errInvitation(err)
 	}
-	return p.viewInvitation(ctx, in, r.Expires)
+	return in.view(r.Expires)
 }
 
-func (p *People) viewInvitation(ctx context.Context, in invitation, expires time.Time) (Invitation, error) {
+func (in *invitation) view(expires time.Time) (Invitation, error) {
 	roles, err := ParseRoles(in.Roles)
 	if err != nil {
-		return Invitation{}, err
+		return Invitation{}, ostiary.Errorf(ostiary.Corrupt, "stored_record", "a stored role is none").Because(err)
 	}
-	out := Invitation{in.Name, roles, in.By, in.Created, expires, in.First, false}
-	if in.Name != "" {
-		_, err = p.Person(ctx, in.Name)
-		out.Known = err == nil
-		if err != nil && ostiary.KindOf(err) != ostiary.NotFound {
-			return Invitation{}, err
+	return Invitation{in.Name, roles, in.By, in.Created, expires, in.First, in.Adds}, nil
+}
+
+// withdraw ends the invitations that are open for a name, and reports whether
+// there was one.
+func (p *People) withdraw(ctx context.Context, name string) (any bool, err error) {
+	err = p.each(ctx, kindInvitation, func(r record.Record) error {
+		var in invitation
+		if err := p.open(r, &in); err != nil || in.Name != name {
+			return err
 		}
+		switch err := p.o.Records.DeleteRecord(ctx, r.Kind, r.ID); {
+		case err == nil:
+			any = true
+		case ostiary.KindOf(err) != ostiary.NotFound: // else somebody used it just now
+			return err
+		}
+		return nil
+	})
+	return any, err
+}
+
+// uninvite takes back the invitations of somebody who never came. none is said
+// if there is none.
+func (p *People) uninvite(ctx context.Context, name, reason, by string, none error) (Person, error) {
+	open := false
+	err := p.each(ctx, kindInvitation, func(r record.Record) error {
+		var in invitation
+		err := p.open(r, &in)
+		open = open || err == nil && in.Name == name
+		return err
+	})
+	if err == nil && (name == "" || !open) { // "" is the first operator's, which a new start replaces
+		err = none
 	}
-	return out, nil
+	if err != nil {
+		return Person{}, err
+	}
+	if err := p.o.Record(ctx, Event{What: "revoke_person", Person: Principal(name), By: by, Detail: "invitation taken back: " + reason}); err != nil {
+		return Person{}, err
+	}
+	switch any, err := p.withdraw(ctx, name); {
+	case err != nil:
+		return Person{}, err
+	case !any:
+		return Person{}, ostiary.Errorf(ostiary.Conflict, "person_moved", "%s is being changed by somebody else; try again", name)
+	}
+	return Person{ID: Principal(name), Name: name, Revoked: p.o.Clock().UTC()}, nil
 }
 
 // errInvitation says one thing of every invitation that does not work.

@@ -92,7 +92,7 @@ func (p *People) AskEnrol(ctx context.Context, secret, visit, name, label string
 	}
 	var rec person
 	switch _, err := p.get(ctx, kindPerson, v.name, &rec); {
-	case err == nil && in.Name == "":
+	case err == nil && !in.Known:
 		return nil, errTaken(v.name)
 	case err == nil:
 		v.handle, v.label, v.keys = rec.Handle, rec.Label, rec.Passkeys
@@ -203,7 +203,7 @@ func (p *People) enrol(ctx context.Context, in invitation, c ceremony, key Passk
 	}
 	_, err := p.change(ctx, c.Name, func(r *person) (Event, error) {
 		switch {
-		case in.Name == "":
+		case !in.Adds: // whoever has the name came by another link
 			return Event{}, errTaken(c.Name)
 		case !r.Revoked.IsZero():
 			return Event{}, errRevoked(c.Name)
@@ -215,7 +215,7 @@ func (p *People) enrol(ctx context.Context, in invitation, c ceremony, key Passk
 		r.Passkeys, r.Seen = append(r.Passkeys, key), p.o.Clock().UTC()
 		return Event{What: "add_passkey", By: in.By, Detail: "a further passkey"}, nil
 	})
-	if err != nil && ostiary.KindOf(err) == ostiary.NotFound {
+	if err != nil && ostiary.KindOf(err) == ostiary.NotFound && !in.Adds {
 		err = p.newPerson(ctx, in, c, key)
 	}
 	if err != nil {

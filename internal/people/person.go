@@ -72,19 +72,32 @@ func (p *People) Person(ctx context.Context, name string) (Person, error) {
 	return rec.view(name)
 }
 
-// List returns every person, also revoked ones, by name.
+// List returns every person, also revoked ones, by name: Exhausted if there
+// are more than people could look at.
 func (p *People) List(ctx context.Context) ([]Person, error) {
 	out := []Person{}
-	err := p.each(ctx, kindPerson, func(r record.Record) error {
+	err := p.persons(ctx, func(v Person) error {
+		if out = append(out, v); len(out) > maxPeople {
+			return ostiary.Errorf(ostiary.Exhausted, "too_many", "there are more than %d persons", maxPeople)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// persons reads every person.
+func (p *People) persons(ctx context.Context, do func(Person) error) error {
+	return p.each(ctx, kindPerson, func(r record.Record) error {
 		var rec person
 		if err := p.open(r, &rec); err != nil {
 			return err
 		}
 		v, err := rec.view(r.ID)
-		out = append(out, v)
-		return err
+		if err != nil {
+			return err
+		}
+		return do(v)
 	})
-	return out, err
 }
 
 // change reads a person, lets do change them, records the event and writes
@@ -134,13 +147,23 @@ func (p *People) SetRoles(ctx context.Context, name string, roles []Role, by str
 	})
 }
 
-// Revoke ends a person: sessions, passkeys, and every mandate they gave. It
-// can be called again if it failed half way.
+// Revoke ends a person: sessions, passkeys, every mandate they gave, and the
+// invitations that are open for them. Of a name that was only invited it takes
+// the invitations back; the name can be invited again. It can be called again
+// if it failed half way.
 func (p *People) Revoke(ctx context.Context, name, reason, by string) (Person, error) {
 	if reason == "" {
 		return Person{}, ostiary.Errorf(ostiary.Malformed, "reason", "say why; it stays in the log").At("reason")
 	}
 	out, err := p.revoke(ctx, name, reason, by)
+	switch {
+	case err == nil:
+		if _, err := p.withdraw(ctx, name); err != nil { // they open nothing: enrol looks at the person
+			return out, err
+		}
+	case ostiary.KindOf(err) == ostiary.NotFound:
+		return p.uninvite(ctx, name, reason, by, err)
+	}
 	if err != nil || p.o.EndGiven == nil {
 		return out, err
 	}
@@ -181,26 +204,29 @@ func said(roles []Role) string {
 }
 
 // HasOperator reports whether anybody is an operator.
-func (p *People) HasOperator(ctx context.Context) (bool, error) {
-	all, err := p.List(ctx)
-	return slices.ContainsFunc(all, isOperator), err
+func (p *People) HasOperator(ctx context.Context) (has bool, err error) {
+	err = p.persons(ctx, func(x Person) error {
+		has = has || isOperator(x)
+		return nil
+	})
+	return has && err == nil, err
 }
 
 func isOperator(p Person) bool { return p.Revoked.IsZero() && p.Has(Operator) }
 
 // notLast refuses what would leave nobody who can let others in.
 func (p *People) notLast(ctx context.Context, name string) error {
-	all, err := p.List(ctx)
-	if err != nil {
-		return err
-	}
 	left := 0
 	was := false
-	for _, x := range all {
+	err := p.persons(ctx, func(x Person) error {
 		if isOperator(x) {
 			was = was || x.Name == name
 			left++
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if was && left == 1 {
 		return ostiary.Errorf(ostiary.Conflict, "last_operator", "%s is the last operator; invite another one first", name)

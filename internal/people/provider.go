@@ -386,10 +386,23 @@ func (p *Provider) admits(body ostiary.Value) (roles []Role, ok bool) {
 	return slices.Compact(roles), ok
 }
 
+// name is what the person of a link is called here.
+func (l Link) name() string { return reservedPrefix + named(l.Issuer + "\n" + l.Subject)[:20] }
+
+// PersonAt returns who signed in as somebody at a provider and is not revoked:
+// NotFound if nobody is.
+func (p *People) PersonAt(ctx context.Context, l Link) (Person, error) {
+	out, err := p.Person(ctx, l.name())
+	if err == nil && (!out.Revoked.IsZero() || !slices.Contains(out.Links, l)) || ostiary.KindOf(err) == ostiary.NotFound {
+		return Person{}, ostiary.Errorf(ostiary.NotFound, "absent", "nobody signed in as this subject of that issuer")
+	}
+	return out, err
+}
+
 // admit finds or makes the provider's person, with the roles the provider
 // says they have now, and begins a session.
 func (p *People) admit(ctx context.Context, c claims) (ostiary.Secret, error) {
-	name := reservedPrefix + named(c.link.Issuer + "\n" + c.link.Subject)[:20]
+	name := c.link.name()
 	now := p.o.Clock().UTC()
 	var kept person
 	_, err := p.change(ctx, name, func(r *person) (e Event, err error) {
