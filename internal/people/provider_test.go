@@ -198,6 +198,11 @@ func TestProvider(t *testing.T) {
 	if !strings.HasPrefix(p.Name, "oidc-") || p.Label != "Dana <b>Example</b>" || !p.Has(people.Auditor) || len(p.Roles) != 1 || p.Links[0] != (people.Link{Issuer: i.URL, Subject: "1234"}) {
 		t.Errorf("%+v", p)
 	}
+	if at, err := h.PersonAt(t.Context(), p.Links[0]); err != nil || at.Name != p.Name {
+		t.Errorf("by issuer and subject: %+v, %v", at, err)
+	}
+	_, err = h.PersonAt(t.Context(), people.Link{Issuer: i.URL + "/", Subject: "1234"})
+	kind(t, err, ostiary.NotFound, "the same subject of another issuer")
 	if again, err := h.through(t, i); err != nil || again.Person.Name != p.Name {
 		t.Errorf("the second time %+v, %v", again.Person, err)
 	}
@@ -225,6 +230,11 @@ func TestProvider(t *testing.T) {
 	if now, err := h.Person(t.Context(), p.Name); err != nil || len(now.Roles) != 0 {
 		t.Errorf("whoever may not come in any more keeps %v, %v", now.Roles, err)
 	}
+	if _, err := h.Revoke(t.Context(), p.Name, "left", "root"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.PersonAt(t.Context(), p.Links[0])
+	kind(t, err, ostiary.NotFound, "a person who was revoked")
 }
 
 // TestProviderLies: what a provider, or somebody in its place, can say.
