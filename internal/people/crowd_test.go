@@ -120,6 +120,6 @@ func TestOldInvitation(t *testing.T) {
 	_, _, err = h.Enrol(t.Context(), old, "visit", answer)
 	kind(t, err, ostiary.Conflict, "enrolling as somebody who exists")
 	if p, err := h.Person(t.Context(), "kim"); err != nil || len(p.Passkey) != 1 {
-		t.Errorf("kim has %d passkeys, %v", len(p.Passkey), err)
+		t.Errorf("kim has %d keys, %v", len(p.Passkey), err)
 	}
 }
