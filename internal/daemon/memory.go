@@ -13,8 +13,9 @@ const (
 	// busyRate is how many bytes a second a gateway allocates that has better
 	// things to do: a few hundred calls.
 	busyRate = 8 << 20
-	// leastReturned is not worth the trouble.
-	leastReturned = 16 << 20
+	// leastReturned is not worth the trouble. What lives includes the heap room,
+	// which occupies nothing.
+	leastReturned = 4 << 20
 )
 
 // thrift gives memory back that nobody needs while nothing much happens, until
