@@ -26,18 +26,19 @@ var start = time.Date(2026, 11, 20, 9, 0, 0, 0, time.UTC)
 
 // desk is a console with neighbours by hand.
 type desk struct {
-	t       *testing.T
-	url     string
-	console *Console
-	people  *people.People
-	ask     Ask
-	granted *ostiary.Mandate
-	decided int
-	given   map[ostiary.PrincipalID][]Given
-	ended   []ostiary.MandateID
-	refused []string
-	answers string // where answers go, if not to localhost:3333
-	slow    bool   // keep to the rate; else every request has a new second
+	t         *testing.T
+	url       string
+	console   *Console
+	people    *people.People
+	ask       Ask
+	granted   *ostiary.Mandate
+	decided   int
+	given     map[ostiary.PrincipalID][]Given
+	ended     []ostiary.MandateID
+	refused   []string
+	meanwhile func() // happens while a question is being decided
+	answers   string // where answers go, if not to localhost:3333
+	slow      bool   // keep to the rate; else every request has a new second
 }
 
 func (d *desk) Pending(_ context.Context, id string) (Ask, error) {
@@ -50,6 +51,9 @@ func (d *desk) Pending(_ context.Context, id string) (Ask, error) {
 func (d *desk) Decide(_ context.Context, id string, by ostiary.PrincipalID, m *ostiary.Mandate) (string, error) {
 	d.decided++
 	d.granted = m
+	if d.meanwhile != nil {
+		d.meanwhile()
+	}
 	return cmp.Or(d.answers, "http://localhost:3333/callback") + "?code=x&state=y", nil
 }
 
@@ -593,5 +597,46 @@ func TestO02NoFrames(t *testing.T) {
 				t.Errorf("%s has %s", p.Name(), word)
 			}
 		}
+	}
+}
+
+// TestRevokedWhileDeciding: what a person decided in the moment they were
+// revoked leads nowhere: the client gets no answer.
+func TestRevokedWhileDeciding(t *testing.T) {
+	d := newDesk(t)
+	d.signIn("max", people.Operator)
+	b := d.signIn("dana")
+	form := url.Values{"form": {b.token("/consent/q1")}, "scope": {"chosen"}, "action": {"bank___get_balance"}, "life": {"15"}, "ceiling-0": {"1"}, "answer": {"accept"}}
+	d.meanwhile = func() {
+		if _, err := d.people.Revoke(t.Context(), "dana", "left", "max"); err != nil {
+			t.Error(err)
+		}
+	}
+	resp, page := b.post("/consent/q1", form)
+	if resp.StatusCode != http.StatusUnauthorized || resp.Header.Get("Refresh") != "" || strings.Contains(page, "code=x") || d.decided != 1 {
+		t.Errorf("%d %q after %d decisions\n%s", resp.StatusCode, resp.Header.Get("Refresh"), d.decided, page)
+	}
+}
+
+// TestConsentToGroups: the name of a group is no tool that is missing: it
+// stands for whatever policy puts into it, and the page says so. A mandate that
+// names one is for more actions than it has names.
+func TestConsentToGroups(t *testing.T) {
+	d := newDesk(t)
+	d.ask.Wants.Actions = []string{"bank___get_balance", "irreversible"}
+	_, page := d.signIn("dana").get("/consent/q1")
+	at := strings.Index(page, `value="irreversible"`)
+	if at < 0 {
+		t.Fatal(page)
+	}
+	label, _, _ := strings.Cut(page[at:], "</label>")
+	if !strings.Contains(label, "every action") || strings.Contains(label, "not there now") {
+		t.Errorf("a group is shown as\n%s", label)
+	}
+	if strings.Contains(page, "2 actions") {
+		t.Error("a group is counted as one action")
+	}
+	if strings.Contains(page, "No server that is known") {
+		t.Error("a group is shown as if no server had it")
 	}
 }
