@@ -36,8 +36,10 @@ type consentPage struct {
 	Purpose  Foreign
 	Task     Foreign
 	Redirect Foreign
-	All      bool    // it wants everything that policy allows
-	Groups   []group // what it can be narrowed to
+	All      bool     // it wants everything that policy allows
+	What     string   // it wants, in a few words
+	Sets     []choice // groups of policy's: each is every action in it
+	Groups   []group  // what it can be narrowed to
 	Servers  int
 	Lives    []life
 	Longest  string
@@ -101,7 +103,8 @@ func (c *Console) consentPage(id string, a Ask) consentPage {
 		Ask: a, ID: id, Client: NewForeign(a.Client), ClientID: NewForeign(a.ClientID), Purpose: NewForeign(w.Purpose), Task: NewForeign(w.Task),
 		Redirect: NewForeign(a.Redirect), All: slices.Contains(w.Actions, "*"), Depth: w.Depth, Lives: c.lives(w.Expires),
 	}
-	p.Groups = c.groups(w)
+	p.Groups, p.Sets = c.groups(w)
+	p.What = inNumber(w.Actions)
 	p.Loud, p.Reason = w.Kind == ostiary.BreakGlassMandate, NewForeign(w.Reason)
 	for i, l := range w.Ceilings {
 		p.Ceilings = append(p.Ceilings, limit{ceilingField(i), NewForeign(l.Action), NewForeign(l.Pointer), l.Max, NewForeign(l.Unit)})
@@ -110,13 +113,45 @@ func (c *Console) consentPage(id string, a Ask) consentPage {
 		p.Classes = append(p.Classes, NewForeign(name))
 	}
 	p.Servers, p.Longest = len(p.Groups), p.Lives[len(p.Lives)-1].Words
+	if len(p.Sets) > 0 {
+		p.Servers = 0 // which ones a group reaches only policy can tell
+	}
 	return p
 }
 
 func ceilingField(i int) string { return "ceiling-" + strconv.Itoa(i) }
 
-// groups is what a mandate names, by server: of everything, what there is.
-func (c *Console) groups(m *ostiary.Mandate) []group {
+// inNumber says how much a list of actions is, in a few words.
+func inNumber(list []string) string {
+	if slices.Contains(list, "*") {
+		return "everything that policy allows"
+	}
+	actions, sets := 0, 0
+	for _, a := range list {
+		if ostiary.IsToolAction(a) {
+			actions++
+		} else {
+			sets++
+		}
+	}
+	count := func(n int, one string) string {
+		if n == 1 {
+			return "1 " + one
+		}
+		return fmt.Sprintf("%d %ss", n, one)
+	}
+	switch {
+	case sets == 0:
+		return count(actions, "action")
+	case actions == 0:
+		return "all actions of " + count(sets, "group")
+	}
+	return count(actions, "action") + ", and all of " + count(sets, "group")
+}
+
+// groups is what a mandate names, by server: of everything, what there is. What
+// is no tool's name is a set: a group of policy's, and all that is in it.
+func (c *Console) groups(m *ostiary.Mandate) (out []group, sets []choice) {
 	server, known := map[string]string{}, map[string]Tool{}
 	for _, t := range c.o.Tools() {
 		known[t.Action] = t
@@ -131,13 +166,17 @@ func (c *Console) groups(m *ostiary.Mandate) []group {
 	by := map[string][]choice{}
 	for _, a := range slices.Compact(slices.Sorted(slices.Values(names))) {
 		t, ok := known[a]
-		by[server[a]] = append(by[server[a]], choice{NewForeign(a), a, t.ReadOnly, ok})
+		this := choice{NewForeign(a), a, t.ReadOnly, ok}
+		if !ostiary.IsToolAction(a) {
+			sets = append(sets, this)
+			continue
+		}
+		by[server[a]] = append(by[server[a]], this)
 	}
-	var out []group
 	for _, s := range slices.Sorted(maps.Keys(by)) {
 		out = append(out, group{s, by[s]})
 	}
-	return out
+	return out, sets
 }
 
 // lives offers shorter lives than what is asked for.
@@ -173,6 +212,13 @@ func (c *Console) decide(x *exchange) error {
 	if err != nil {
 		return errQuestion(err)
 	}
+	// Whoever was revoked just now may have decided after all they gave had
+	// ended. Then the client gets no answer, so nobody can use what was given;
+	// a revocation from here on ends it.
+	if _, err := c.o.People.Session(x.r.Context(), x.token); err != nil {
+		x.session = nil
+		return err
+	}
 	title := "Accepted"
 	if grant == nil {
 		title = "Refused"
@@ -189,7 +235,8 @@ func (c *Console) narrowed(m ostiary.Mandate, form url.Values) (*ostiary.Mandate
 	if form.Get("scope") != "all" {
 		chosen := slices.Compact(slices.Sorted(slices.Values(form["action"])))
 		offered := map[string]bool{}
-		for _, g := range c.groups(&m) {
+		groups, sets := c.groups(&m)
+		for _, g := range append(groups, group{Tools: sets}) {
 			for _, t := range g.Tools {
 				offered[t.Value] = true
 			}
@@ -240,12 +287,13 @@ type given struct {
 	Task    Foreign
 	Purpose Foreign
 	Actions []Foreign
-	All     bool // everything that policy allows
+	All     bool   // everything that policy allows
+	What    string // Actions in a few words
 	Ended   bool
 }
 
 func givenOf(g Given) given {
-	out := given{Given: g, Agent: NewForeign(g.Mandate.Agent.Name()), Task: NewForeign(g.Mandate.Task), Purpose: NewForeign(g.Mandate.Purpose), Ended: g.State != InForce && g.State != NotYet, All: slices.Contains(g.Mandate.Actions, "*")}
+	out := given{Given: g, Agent: NewForeign(g.Mandate.Agent.Name()), Task: NewForeign(g.Mandate.Task), Purpose: NewForeign(g.Mandate.Purpose), Ended: g.State != InForce && g.State != NotYet, All: slices.Contains(g.Mandate.Actions, "*"), What: inNumber(g.Mandate.Actions)}
 	for _, a := range g.Mandate.Actions {
 		out.Actions = append(out.Actions, NewForeign(a))
 	}
