@@ -519,6 +519,21 @@ func TestAuthorizeRefuses(t *testing.T) {
 			}
 		})
 	}
+	// Anybody can be a client. A link to this server that is no proper request
+	// leads to no site of theirs before a person decided something.
+	for name, changes := range map[string][]string{
+		"O10 no challenge": {"redirect_uri", "https://client.example/cb", "code_challenge", ""},
+		"O10 a scope":      {"redirect_uri", "https://client.example/cb", "scope", "mcp mcp"},
+		"O10 a resource":   {"redirect_uri", "https://client.example/cb", "resource", "https://elsewhere.example/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			rec := w.get(request(changes...).Encode())
+			if rec.Code != 400 || rec.Header().Get("Location") != "" || !strings.HasPrefix(rec.Header().Get("Content-Type"), "text/plain") {
+				t.Errorf("%d %s", rec.Code, rec.Header().Get("Location"))
+			}
+		})
+	}
 	t.Run("F10 markup is not repeated", func(t *testing.T) {
 		w := newWorld(t)
 		rec := w.get(request("redirect_uri", "https://x/<script>alert(1)</script>", "client_id", clientID, "state", "<script>").Encode())
