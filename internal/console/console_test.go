@@ -640,3 +640,22 @@ func TestConsentToGroups(t *testing.T) {
 		t.Error("a group is shown as if no server had it")
 	}
 }
+
+// TestLeave: a page says where the browser goes next: to a host, or to
+// whichever program has the scheme, whatever its address looks like.
+func TestLeave(t *testing.T) {
+	for to, said := range map[string]string{
+		"https://client.example/cb":            "client.example",
+		"com.example.app:/cb":                  "the program com.example.app",
+		"com.example.app://accounts.example/c": "the program com.example.app",
+	} {
+		d := newDesk(t)
+		d.answers = to
+		b := d.signIn("dana")
+		resp, page := b.post("/consent/q1", url.Values{"form": {b.token("/consent/q1")}, "answer": {"refuse"}})
+		lead, _, _ := strings.Cut(page[strings.Index(page, "goes on to"):], "</p>")
+		if resp.StatusCode != 200 || !strings.Contains(lead, said) || strings.Contains(lead, "accounts.example") {
+			t.Errorf("%s: %d %s", to, resp.StatusCode, lead)
+		}
+	}
+}

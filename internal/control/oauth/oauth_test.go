@@ -547,6 +547,13 @@ func TestAuthorizeRefuses(t *testing.T) {
 			t.Errorf("%d", rec.Code)
 		}
 	})
+	t.Run("what looks like a host in a private scheme", func(t *testing.T) {
+		for _, to := range []string{"com.example.app:/cb", "com.example.app://accounts.example/cb", "com.example.app://accounts.example"} {
+			if host, here := redirectHost(to); host != "com.example.app: (a program on this computer)" || !here {
+				t.Errorf("%s goes to %q, %v", to, host, here)
+			}
+		}
+	})
 	t.Run("F04 the loopback's port is the program's", func(t *testing.T) {
 		w := newWorld(t)
 		for _, to := range []string{"http://127.0.0.1:1/callback", "http://127.0.0.1/callback", "http://localhost:4000/cb", "https://client.example/cb"} {
