@@ -42,7 +42,7 @@ func (c *Console) leave(x *exchange, title, to string) error {
 		return ostiary.Errorf(ostiary.Denied, "address", "the answer cannot be taken to such an address")
 	}
 	host := u.Host
-	if host == "" {
+	if u.Scheme != "http" && u.Scheme != "https" { // what looks like a host says nothing of who gets it
 		host = "the program " + u.Scheme
 	}
 	x.w.Header().Set("Refresh", "0;url="+to)

@@ -67,6 +67,13 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 	id, ref := s.ask(r.Context(), c, f)
 	to := "/consent/" + id
 	if ref != nil {
+		// Anybody can be a client, so a link with a mistake in it would lead
+		// from our name to any site at all: only a program on this computer
+		// is told without a person's word. See RFC 9700, section 4.11.2.
+		if _, here := redirectHost(f["redirect_uri"]); !here {
+			s.page(w, r, ref)
+			return
+		}
 		s.o.Refused(source(r), "oauth:"+string(ref.code))
 		s.o.Logger.Info("an authorization request was refused", "error", ref)
 		var err error

@@ -234,7 +234,7 @@ func redirectHost(redirect string) (host string, loopback bool) {
 	if err != nil {
 		return "", false
 	}
-	if u.Host == "" {
+	if u.Scheme != "http" && u.Scheme != "https" { // with a host or not: the scheme says which program it is
 		return u.Scheme + ": (a program on this computer)", true
 	}
 	if h, _, err := net.SplitHostPort(u.Host); err == nil && u.Scheme == "http" {
