@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -619,5 +620,34 @@ func TestRenewOfTheRevoked(t *testing.T) {
 	}
 	if _, err := f.Authenticate(t.Context(), svid(f.certs["a"])); err == nil {
 		t.Error("the agent of a revoked person acts again")
+	}
+}
+
+// The log says that something ended only if it can end: a reason that cannot
+// be kept is refused before anything is written.
+func TestReasonsThatCannotBeKept(t *testing.T) {
+	f := newFamily(t)
+	s, err := f.Authenticate(t.Context(), under(f.certs["a"], f.ids[0]))
+	must(t, err)
+	before := len(f.events)
+	for name, reason := range map[string]string{"long": strings.Repeat("x", 4097), "no UTF-8": "\xff", "NUL": "a\x00b"} {
+		for what, err := range map[string]error{
+			"completing": f.EndOwnMandate(t.Context(), s, f.ids[0], reason),
+			"ending":     f.EndMandate(t.Context(), "eve", f.ids[0], identity.EndRevoked, reason),
+			"revoking": func() error {
+				_, err := f.Revoke(t.Context(), identity.Revocation{Kind: identity.RevokePerson, Subject: string(dana), Reason: reason})
+				return err
+			}(),
+		} {
+			if err == nil || ostiary.KindOf(err) != ostiary.Malformed {
+				t.Errorf("%s, for a reason that is %s: %v", what, name, err)
+			}
+		}
+	}
+	if n := len(f.events) - before; n != 0 {
+		t.Errorf("%d ends are recorded", n)
+	}
+	if got := f.acts(t); got != "abcd" {
+		t.Errorf("%q act", got)
 	}
 }
