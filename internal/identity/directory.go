@@ -265,6 +265,9 @@ func (a *Authority) Revoke(ctx context.Context, r Revocation) (epoch uint64, err
 }
 
 func (r *Revocation) check() error {
+	if err := checkReason(r.Subject + r.Reason); err != nil { // the subject is a name
+		return err
+	}
 	ok := r.Subject != ""
 	switch r.Kind {
 	case RevokeAgent:

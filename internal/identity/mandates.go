@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/time/rate"
 
@@ -326,6 +327,9 @@ func (a *Authority) EndMandate(ctx context.Context, by string, id ostiary.Mandat
 	if what == "" {
 		return badMandate("how", "a mandate is completed or revoked")
 	}
+	if err := checkReason(reason); err != nil {
+		return err
+	}
 	r, err := a.stored(ctx, id)
 	if err != nil || !r.Ended.IsZero() {
 		return err
@@ -338,6 +342,18 @@ func (a *Authority) EndMandate(ctx context.Context, by string, id ostiary.Mandat
 		return fmt.Errorf("storing the end of the mandate: %w", err)
 	}
 	return a.Refresh(ctx)
+}
+
+// maxReason bounds why something ended, in bytes: a few sentences.
+const maxReason = 4096
+
+// checkReason is asked before an end is recorded: one that then could not be
+// stored would stand in the log and not be so.
+func checkReason(s string) error {
+	if len(s) > maxReason || !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
+		return ostiary.Errorf(ostiary.Malformed, "reason", "a reason is a text of at most %d bytes", maxReason).At("reason")
+	}
+	return nil
 }
 
 // EndOwnMandate lets an agent give up a mandate it holds, or one it derived.
