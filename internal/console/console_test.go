@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -656,6 +657,28 @@ func TestLeave(t *testing.T) {
 		lead, _, _ := strings.Cut(page[strings.Index(page, "goes on to"):], "</p>")
 		if resp.StatusCode != 200 || !strings.Contains(lead, said) || strings.Contains(lead, "accounts.example") {
 			t.Errorf("%s: %d %s", to, resp.StatusCode, lead)
+		}
+	}
+}
+
+// TestCeilingsOfNothing: a client can ask to be limited in what it never asked
+// for, under a name that looks like what it did. The page says which limits
+// are of nothing.
+func TestCeilingsOfNothing(t *testing.T) {
+	d := newDesk(t)
+	d.ask.Wants.Ceilings = nil
+	for _, name := range []string{"bank___send_payment", "*", "bank___send_payments", "inbox___read", "payments"} {
+		d.ask.Wants.Ceilings = append(d.ask.Wants.Ceilings, ostiary.Ceiling{Action: name, Pointer: "/amount", Max: "10"})
+	}
+	_, page := d.signIn("dana").get("/consent/q1")
+	for i, want := range []string{"", "", "limits nothing", "limits nothing", "only what policy has in a group"} {
+		at := strings.Index(page, `id="ceiling-`+strconv.Itoa(i)+`"`)
+		if at < 0 {
+			t.Fatal(page)
+		}
+		line, _, _ := strings.Cut(page[at:], "</div>")
+		if strings.Contains(line, "limits nothing") != (want == "limits nothing") || !strings.Contains(line, want) || want == "" && strings.Contains(line, "tag") {
+			t.Errorf("ceiling %d is shown as\n%s", i, line)
 		}
 	}
 }
