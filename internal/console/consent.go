@@ -78,6 +78,8 @@ type limit struct {
 	Pointer Foreign
 	Max     string
 	Unit    Foreign
+	Idle    bool // it names a tool that the mandate is not for: it limits nothing
+	Group   bool // it names a group: whether there is such a one only policy can tell
 }
 
 func (c *Console) consent(x *exchange) error {
@@ -107,7 +109,7 @@ func (c *Console) consentPage(id string, a Ask) consentPage {
 	p.What = inNumber(w.Actions)
 	p.Loud, p.Reason = w.Kind == ostiary.BreakGlassMandate, NewForeign(w.Reason)
 	for i, l := range w.Ceilings {
-		p.Ceilings = append(p.Ceilings, limit{ceilingField(i), NewForeign(l.Action), NewForeign(l.Pointer), l.Max, NewForeign(l.Unit)})
+		p.Ceilings = append(p.Ceilings, limit{ceilingField(i), NewForeign(l.Action), NewForeign(l.Pointer), l.Max, NewForeign(l.Unit), p.idle(l.Action), l.Action != "*" && !ostiary.IsToolAction(l.Action)})
 	}
 	for _, name := range w.Classes {
 		p.Classes = append(p.Classes, NewForeign(name))
@@ -117,6 +119,20 @@ func (c *Console) consentPage(id string, a Ask) consentPage {
 		p.Servers = 0 // which ones a group reaches only policy can tell
 	}
 	return p
+}
+
+// idle reports whether a ceiling on this action cannot apply to what is asked
+// for, as far as its name says: a client may reassure with limits of nothing.
+func (p *consentPage) idle(action string) bool {
+	if !ostiary.IsToolAction(action) || len(p.Sets) > 0 {
+		return false
+	}
+	for _, g := range p.Groups {
+		if slices.ContainsFunc(g.Tools, func(t choice) bool { return t.Value == action && t.Known }) {
+			return false
+		}
+	}
+	return true
 }
 
 func ceilingField(i int) string { return "ceiling-" + strconv.Itoa(i) }
