@@ -1252,3 +1252,39 @@ func FuzzRedirect(f *testing.F) {
 		}
 	})
 }
+
+// TestPace: anybody can be a client with a key, and each assertion is a durable
+// row. One client makes no more of them than one needs, and others go on.
+func TestPace(t *testing.T) {
+	w := newWorld(t)
+	key := newKey(t)
+	own, _ := jwt.Export(&key.PublicKey)
+	const other = "https://other.example/oauth.json"
+	w.pages[clientID] = document(`,"token_endpoint_auth_method":"private_key_jwt","jwks":{"keys":[` + string(own) + `]}`)
+	w.pages[other] = strings.ReplaceAll(w.pages[clientID], clientID, other)
+	kid, _ := jwt.KID(key.Public())
+	n := 0
+	ask := func(id string) (int, ostiary.Value) {
+		n++
+		text := sign(t, key, `{"alg":"ES256","typ":"JWT","kid":"`+kid+`"}`, map[string]any{"iss": id, "sub": id, "aud": issuerURL, "jti": fmt.Sprint(n), "iat": w.clock().Unix(), "exp": w.clock().Add(time.Minute).Unix()})
+		status, out, _ := w.post("/token", caller{}, url.Values{"grant_type": {grantRefresh}, "refresh_token": {"x"}, "client_id": {id}, "client_assertion_type": {assertionType}, "client_assertion": {text}})
+		return status, out
+	}
+	refused := 0
+	for range 300 {
+		if status, out := ask(clientID); status == 503 && out.Get("error").Is("temporarily_unavailable") {
+			refused++
+		}
+	}
+	rows, err := w.records.Records(t.Context(), kindAssertion, "", 1000, w.clock())
+	if err != nil || len(rows) > 50+1 || refused != 300-len(rows) {
+		t.Errorf("%d rows of 300 assertions, %d refused, %v", len(rows), refused, err)
+	}
+	if status, out := ask(other); status != 400 || !out.Get("error").Is("invalid_grant") {
+		t.Errorf("another client: %d %s", status, out.Bytes())
+	}
+	w.now.Add(int64(time.Second))
+	if status, out := ask(clientID); status != 400 || !out.Get("error").Is("invalid_grant") {
+		t.Errorf("a second later: %d %s", status, out.Bytes())
+	}
+}
