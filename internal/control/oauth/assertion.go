@@ -57,6 +57,11 @@ func (s *Server) fromAssertion(ctx context.Context, who *asker, f form) (issued,
 	if err != nil {
 		return issued{}, understood(err, invalidGrant)
 	}
+	if !who.proven { // else its own assertion was counted
+		if ref := s.pace(who.client.id); ref != nil {
+			return issued{}, ref
+		}
+	}
 	agent, err := s.o.Authority.AdmitClient(ctx, who.client.id, person)
 	if err != nil {
 		return issued{}, understood(err, invalidGrant)

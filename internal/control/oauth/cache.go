@@ -3,6 +3,8 @@ package oauth
 import (
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -14,7 +16,28 @@ const (
 	// fetchRate and fetchBurst bound how often strangers make us fetch.
 	fetchRate  = 2
 	fetchBurst = 20
+
+	// paceRate and paceBurst bound what one client has written by showing
+	// assertions: each is a durable row, and some are a mandate on every
+	// gateway. How many clients there can be, fetchRate bounds.
+	paceRate  = 5
+	paceBurst = 50
 )
+
+// pace takes one assertion of a client. It is asked when the signature is
+// good, so that nobody uses up what is somebody else's.
+func (s *Server) pace(id string) *refusal {
+	now := s.o.Clock()
+	l, ok := s.paces.get(id, now)
+	if !ok {
+		l = rate.NewLimiter(paceRate, paceBurst)
+		s.paces.put(id, l, now)
+	}
+	if !l.AllowN(now, 1) {
+		return refuse(unavailable, "this client shows too many assertions: try again in a second")
+	}
+	return nil
+}
 
 // cache keeps what was fetched, for a while. When it is full it forgets
 // everything: that costs a fetch, and needs no order.

@@ -90,7 +90,7 @@ func (r *refusal) status() int {
 // who is nobody yet.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err *refusal) {
 	s.o.Refused(source(r), "oauth:"+string(err.code))
-	if err.code == serverError || err.code == unavailable {
+	if err.code == serverError || err.code == unavailable && err.cause != nil { // without a cause somebody only asks too often
 		s.o.Logger.Error("an authorization request failed", "error", err)
 	} else {
 		s.o.Logger.Debug("an authorization request was refused", "error", err)

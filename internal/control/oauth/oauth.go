@@ -129,6 +129,7 @@ type Server struct {
 	strangers *rate.Limiter
 	fetches   *rate.Limiter
 	clients   cache[*client]
+	paces     cache[*rate.Limiter] // by client
 	keys      cache[*jwt.Set]
 	mux       *http.ServeMux
 }
@@ -155,7 +156,8 @@ func New(o Options) (*Server, error) {
 		o.Refused = func(string, string) {}
 	}
 	s := &Server{
-		o: o, strangers: rate.NewLimiter(askRate, askBurst), fetches: rate.NewLimiter(fetchRate, fetchBurst),
+		paces: cache[*rate.Limiter]{life: documentLife},
+		o:     o, strangers: rate.NewLimiter(askRate, askBurst), fetches: rate.NewLimiter(fetchRate, fetchBurst),
 		clients: cache[*client]{life: documentLife}, keys: cache[*jwt.Set]{life: documentLife}, mux: http.NewServeMux(),
 	}
 	s.mux.HandleFunc("GET /.well-known/oauth-authorization-server", s.metadata)

@@ -1277,7 +1277,7 @@ func TestPace(t *testing.T) {
 		}
 	}
 	rows, err := w.records.Records(t.Context(), kindAssertion, "", 1000, w.clock())
-	if err != nil || len(rows) > 50+1 || refused != 300-len(rows) {
+	if err != nil || len(rows) > paceBurst || refused != 300-len(rows) {
 		t.Errorf("%d rows of 300 assertions, %d refused, %v", len(rows), refused, err)
 	}
 	if status, out := ask(other); status != 400 || !out.Get("error").Is("invalid_grant") {

@@ -194,6 +194,9 @@ func (s *Server) asserted(ctx context.Context, f form) (*client, *refusal) {
 	if t.Text("iss") != id || t.Text("sub") != id || aud != s.o.URL && aud != s.o.URL+"/token" || !inForce(&t, now) || len(t.Text("jti")) > 256 {
 		return nil, refuse(invalidClient, "the client's assertion was not accepted")
 	}
+	if ref := s.pace(id); ref != nil {
+		return nil, ref
+	}
 	// Shown once, on whichever process.
 	once := record.Record{Kind: kindAssertion, ID: hashed(id + "\n" + t.Text("jti")), Data: []byte("1"), Expires: t.Time("exp")}
 	if _, err := s.o.Records.CreateRecord(ctx, once, now); err != nil {
