@@ -228,6 +228,8 @@ func TestM04TornTail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// As it is now: a second later it publishes a checkpoint and is anchored.
+	fs, anchored := fs.Restart(), w.control.Clone()
 	p := "/log/" + r.Ref.Month + "/00000001.seg"
 	b := fs.Read(p)
 	used := len(bytes.TrimRight(b, "\x00"))
@@ -244,7 +246,7 @@ func TestM04TornTail(t *testing.T) {
 			t.Errorf("cut at %d, with a checkpoint over it: %v", cut, err)
 		}
 		w2 := *w
-		w2.FS, w2.Control = after, w.control.Clone()
+		w2.FS, w2.Control = after, anchored.Clone()
 		l2, err := ledger.Open(context.Background(), w2.Options)
 		if err != nil {
 			t.Fatalf("cut at %d: %v", cut, err)
@@ -260,7 +262,7 @@ func TestM04TornTail(t *testing.T) {
 		w3 := *w
 		after = fs.Restart()
 		after.Write(p, torn)
-		control := w.control.Clone()
+		control := anchored.Clone()
 		c, _ := proof.PeekCheckpoint(l.Checkpoint())
 		if err := control.Anchor(t.Context(), c.Origin, c.Size, ostiary.Digest(c.Root)); err != nil {
 			t.Fatal(err)
