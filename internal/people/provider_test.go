@@ -427,3 +427,34 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`{"response":{"clientDataJSON":"e30"}}`))
 	f.Fuzz(func(t *testing.T, answer []byte) { people.ScanAnswer(answer) })
 }
+
+// TestNotAdmittedAnyMore: when the provider says that somebody is not among
+// those who may come in, the browsers they came with are out too.
+func TestNotAdmittedAnyMore(t *testing.T) {
+	i := newIssuer(t)
+	h := withProvider(t, i, func(o *people.ProviderOptions) { o.Domains = map[string][]people.Role{"example.org": {}} })
+	to, err := h.AskProvider(t.Context(), "visit", "/me")
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _, err := h.FromProvider(t.Context(), "visit", i.authorize(t, to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.through(t, i); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Session(t.Context(), string(token.Reveal())); err != nil {
+		t.Errorf("another browser ended this one's session: %v", err)
+	}
+	i.claims = func(c map[string]any) { c["email"] = "dana@elsewhere.example" }
+	for range 2 {
+		_, err = h.through(t, i)
+		kind(t, err, ostiary.Denied, "not among those who may come in")
+	}
+	_, err = h.Session(t.Context(), string(token.Reveal()))
+	kind(t, err, ostiary.Unauthenticated, "a session from before")
+	if said := h.said(); said[len(said)-1] != "change_roles" {
+		t.Errorf("the log says %v", said)
+	}
+}
