@@ -413,6 +413,12 @@ func (p *People) admit(ctx context.Context, c claims) (ostiary.Secret, error) {
 			r.Roles, r.Round = words, r.Round+1
 			e = Event{What: "change_roles", By: p.o.Provider.host(), Detail: "roles are now " + said(c.roles)}
 		}
+		if !c.admit { // also who had no role: the browsers they came with are out too
+			if e.What == "" {
+				r.Round, e = r.Round+1, Event{What: "change_roles", By: p.o.Provider.host()}
+			}
+			e.Detail = "not admitted by the sign-in provider any more: no roles, and sessions end"
+		}
 		r.Label, r.Seen = c.label, now
 		kept = *r
 		return e, nil
