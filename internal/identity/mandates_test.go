@@ -651,3 +651,37 @@ func TestReasonsThatCannotBeKept(t *testing.T) {
 		t.Errorf("%q act", got)
 	}
 }
+
+// A join token is a right that a person gave: it ends with them, like what they
+// gave before, also if nobody used it yet. One that is made afterwards is
+// somebody's new decision.
+func TestJoinTokenOfTheRevoked(t *testing.T) {
+	for name, by := range map[string]ostiary.PrincipalID{"on whose authority": "", "who made it": "person:eve"} {
+		t.Run(name, func(t *testing.T) {
+			b := open(t)
+			left := by
+			if left == "" {
+				left = dana
+			}
+			old, _, err := b.MintJoinToken(t.Context(), identity.JoinToken{Agent: agentNamed("r"), Principal: dana, By: by}, 0)
+			must(t, err)
+			b.pass(time.Second)
+			if _, err := b.Revoke(t.Context(), identity.Revocation{Kind: identity.RevokePerson, Subject: string(left), Reason: "left"}); err != nil {
+				t.Fatal(err)
+			}
+			b.pass(time.Second)
+			chain, _, err := b.Enrol(t.Context(), string(old.Reveal()), csr(t, newKey(t), nil))
+			if ostiary.KindOf(err) != ostiary.Unauthenticated || ostiary.AsError(err).Code != "join_token_revoked" {
+				t.Errorf("an old token: %v", err)
+			}
+			if _, ok := b.Agent(agentNamed("r")); ok || len(chain) != 0 {
+				t.Error("the agent is enrolled")
+			}
+			next, _, err := b.MintJoinToken(t.Context(), identity.JoinToken{Agent: agentNamed("r"), Principal: dana, By: by}, 0)
+			must(t, err)
+			if _, _, err := b.Enrol(t.Context(), string(next.Reveal()), csr(t, newKey(t), nil)); err != nil {
+				t.Errorf("a token that is made afterwards: %v", err)
+			}
+		})
+	}
+}
