@@ -23,7 +23,7 @@ type directory struct {
 	agents   map[ostiary.AgentID]*agent
 	mandates map[ostiary.MandateID]*footing // those that may be in force: what is not here is not
 	ended    map[ostiary.AgentID]ending     // the newest revocation of each agent
-	left     map[ostiary.PrincipalID]uint64 // the epoch of the newest revocation of each person
+	left     map[ostiary.PrincipalID]ending // the newest revocation of each person
 	serials  map[string]bool
 	keys     map[string]bool
 	undone   map[ostiary.MandateID]bool
@@ -38,6 +38,15 @@ type agent struct {
 type ending struct {
 	epoch uint64
 	at    time.Time
+}
+
+// or returns the later of both, by either clock.
+func (e ending) or(r Revocation) ending {
+	e.epoch = max(e.epoch, r.Epoch)
+	if r.At.After(e.at) {
+		e.at = r.At
+	}
+	return e
 }
 
 // Refresh reads the registry into memory: call it when the registry may have
@@ -126,25 +135,20 @@ func (d *directory) readMoves() {
 const gatewayPrincipal ostiary.PrincipalID = "service:ostiary"
 
 func (d *directory) readRevocations(all []Revocation) {
-	d.ended, d.left = map[ostiary.AgentID]ending{}, map[ostiary.PrincipalID]uint64{}
+	d.ended, d.left = map[ostiary.AgentID]ending{}, map[ostiary.PrincipalID]ending{}
 	d.serials, d.keys, d.undone = map[string]bool{}, map[string]bool{}, map[ostiary.MandateID]bool{}
 	for _, r := range all {
 		switch r.Kind {
 		case RevokeAgent:
 			id := ostiary.AgentID(r.Subject)
-			e := d.ended[id]
-			e.epoch = max(e.epoch, r.Epoch)
-			if r.At.After(e.at) {
-				e.at = r.At
-			}
-			d.ended[id] = e
+			d.ended[id] = d.ended[id].or(r)
 		case RevokeSerial:
 			d.serials[r.Subject] = true
 		case RevokeKey:
 			d.keys[r.Subject] = true
 		case RevokePerson:
 			p := ostiary.PrincipalID(r.Subject)
-			d.left[p] = max(d.left[p], r.Epoch)
+			d.left[p] = d.left[p].or(r)
 		case RevokeMandate:
 			d.undone[ostiary.MandateID(r.Subject)] = true
 		}

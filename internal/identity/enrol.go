@@ -199,8 +199,11 @@ func (a *Authority) Enrol(ctx context.Context, joinSecret string, csrDER []byte)
 	}
 	now := a.clock.Now()
 	record, err := a.registry.RedeemJoinToken(ctx, ostiary.DigestOf(secret[:]), now, func(t JoinToken) (AgentRecord, MandateRecord, error) {
-		if e, ok := a.dir.Load().ended[t.Agent]; ok && !t.Created.After(e.at) {
-			return AgentRecord{}, MandateRecord{}, errJoinRevoked
+		d := a.dir.Load()
+		for _, e := range []ending{d.ended[t.Agent], d.left[t.Principal], d.left[t.By]} {
+			if !e.at.IsZero() && !t.Created.After(e.at) {
+				return AgentRecord{}, MandateRecord{}, errJoinRevoked
+			}
 		}
 		return a.welcome(t, now)
 	})
@@ -258,10 +261,10 @@ func newMandateID() ostiary.MandateID {
 	return ostiary.MandateID("m-" + hex.EncodeToString(b[:]))
 }
 
-// errJoinRevoked refuses a join token made before its agent was revoked: a
-// revocation ends everything the agent had until then, and whoever holds an
-// unused token must not come back with it.
-var errJoinRevoked = ostiary.Errorf(ostiary.Unauthenticated, "join_token_revoked", "the agent was revoked after this join token was made: ask for a new one")
+// errJoinRevoked refuses a join token made before its agent was revoked, or a
+// person it is from: a revocation ends everything they had or gave until then,
+// and whoever holds an unused token must not come back with it.
+var errJoinRevoked = ostiary.Errorf(ostiary.Unauthenticated, "join_token_revoked", "the agent, or the person it is from, was revoked after this join token was made: ask for a new one")
 
 // joinRefusal words the registry's refusals for someone who holds, or guesses
 // at, a join token. That a token was spent is told: its rightful holder must

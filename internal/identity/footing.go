@@ -151,7 +151,7 @@ func (d *directory) end(f, parent *footing) {
 		f.over = "it was " + string(f.record.How)
 	case d.undone[m.ID]:
 		f.over = "it was revoked"
-	case m.Epoch < d.left[m.By] || m.Epoch < d.left[m.Principal]:
+	case m.Epoch < d.left[m.By].epoch || m.Epoch < d.left[m.Principal].epoch:
 		f.over = "the person it is from was revoked"
 	case !standing && agentEnded && m.Epoch < e.epoch:
 		f.over = "its agent was revoked"

@@ -510,7 +510,7 @@ func (d *directory) linkState(f *footing, now time.Time, last bool) string {
 	switch {
 	case !f.record.Ended.IsZero():
 		return string(f.record.How)
-	case d.undone[m.ID] || m.Epoch < d.left[m.By] || m.Epoch < d.left[m.Principal] || agentEnded && m.Epoch < e.epoch && (!last || m.Kind != ostiary.StandingMandate || d.agents[m.Agent] == nil || !d.agents[m.Agent].Enrolled.After(e.at)):
+	case d.undone[m.ID] || m.Epoch < d.left[m.By].epoch || m.Epoch < d.left[m.Principal].epoch || agentEnded && m.Epoch < e.epoch && (!last || m.Kind != ostiary.StandingMandate || d.agents[m.Agent] == nil || !d.agents[m.Agent].Enrolled.After(e.at)):
 		return "revoked"
 	case !now.Before(m.Expires):
 		return "expired"
