@@ -987,6 +987,21 @@ func TestExchange(t *testing.T) {
 			}
 		})
 	}
+	t.Run("F01 a bearer token lives minutes, and nothing longer comes of it", func(t *testing.T) {
+		sub := newKey(t)
+		details := `[{"type":"ostiary_mandate","terms":{"servers":["bank"],"depth":1}}]`
+		_, out, _ := w.post("/token", caller{}, code4("code", w.consented("authorization_details", details)))
+		actor, err := w.identity.MintToken(ctx, identity.TokenRequest{Agent: "spiffe://test.example/agent/buyer", Audience: doorURL, Thumbprint: thumbOf(sub)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := form("client_id", clientID, "subject_token", out.Get("access_token").Text(), "actor_token", string(actor.Text.Reveal()))
+		for name, who := range map[string]caller{"as it is": {}, "with the finder's key": {key: sub}} {
+			if status, out, _ := w.post("/token", who, f); status != 400 || !out.Get("error").Is("invalid_grant") {
+				t.Errorf("%s, whoever finds it delegates for as long as the mandate: %d %s", name, status, out.Bytes())
+			}
+		}
+	})
 	t.Run("a person's client delegates, bound to keys", func(t *testing.T) {
 		key, sub := newKey(t), newKey(t)
 		details := `[{"type":"ostiary_mandate","terms":{"servers":["bank"],"depth":1}}]`
