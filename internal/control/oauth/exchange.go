@@ -74,7 +74,8 @@ func wider(err error) *refusal {
 }
 
 // delegator finds out who delegates: the holder of subject_token, shown the way
-// it is bound. A bearer token is taken from the client it was handed to.
+// it is bound. A bearer token is taken from its agent, or from the
+// client it was handed to if that proves itself by a key.
 func (s *Server) delegator(ctx context.Context, who *asker, f form) (ostiary.Subject, *refusal) {
 	none := ostiary.Subject{}
 	no := func(why string) (ostiary.Subject, *refusal) {
@@ -113,6 +114,9 @@ func (s *Server) delegator(ctx context.Context, who *asker, f form) (ostiary.Sub
 			return no("another certificate")
 		}
 		t.Subject.Key, t.Subject.Bound = who.agent.Key, true
+	case who.client != nil && !who.proven:
+		// A name is no proof, and what is derived outlives the token by hours.
+		return no("a bearer token, shown by a client that proved nothing")
 	}
 	switch {
 	case who.client == nil && who.agent.Agent != t.Subject.Agent:
