@@ -296,11 +296,8 @@ const (
 	NoRole   Role = iota
 	Operator      // changes who and what is let in
 	Approver      // consents to actions that need it
-	Auditor       // reads everything, changes nothing
+	Auditor       // reads, changes nothing
 )
-
-// Roles lists the roles there are.
-func Roles() []Role { return []Role{Operator, Approver, Auditor} }
 
 // String returns the role's word.
 func (r Role) String() string {

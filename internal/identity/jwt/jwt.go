@@ -110,9 +110,6 @@ func (k *Kind) Algorithms() []string {
 	return out
 }
 
-// Life is the longest time from iat to exp.
-func (k *Kind) Life() time.Duration { return k.life }
-
 // Token is a token whose form and signature are good.
 type Token struct {
 	Claims ostiary.Value
