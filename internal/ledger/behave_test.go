@@ -609,8 +609,10 @@ func TestOlderSegmentDamaged(t *testing.T) {
 	first := slices.IndexFunc(fs.Files(), func(p string) bool { return strings.HasSuffix(p, "00000001.seg") })
 	p := fs.Files()[first]
 	l := w.open(t)
-	for !l.Status().Verified {
-		time.Sleep(time.Millisecond)
+	for late := time.Now().Add(time.Minute); !l.Status().Verified; time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal("older segments were not looked at")
+		}
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
@@ -620,7 +622,11 @@ func TestOlderSegmentDamaged(t *testing.T) {
 	fs.Write(p, b)
 	l, err := ledger.Open(t.Context(), w.Options)
 	if err == nil {
-		<-l.Failed()
+		select {
+		case <-l.Failed():
+		case <-time.After(time.Minute):
+			t.Error("the damage was not found")
+		}
 		err = l.Close()
 	}
 	wantKind(t, "M04 damage in an older segment", err, ostiary.Corrupt, "")
