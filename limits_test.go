@@ -42,6 +42,12 @@ var limits = []limit{
 	{"internal/stricthttp.Limits.Arrival", "the head of an agent's request", []string{"internal/door/mcp.bodyTimeout"}},
 	{"internal/door/mcp.headerTimeout", "the same, in net/http", []string{"internal/door/mcp.bodyTimeout"}},
 	{"internal/door/mcp.bodyTimeout", "the body of an agent's request", []string{"internal/daemon.Ledger.MaxActionTime"}},
+	{"internal/people.providerTimeout", "one question to the OpenID provider", []string{"internal/console.answerTimeout"}},
+	{"internal/console.bodyTimeout", "what a browser sends", []string{"internal/console.answerTimeout"}},
+	{"internal/console.answerTimeout", "a page of the console", nil},
+	{"internal/control/oauth.bodyTimeout", "what a client sends to the authorization server", []string{"internal/door/mcp.idleTimeout"}},
+	{"internal/control/oauth.endTimeout", "a mandate to end whose code or refresh token was shown twice", []string{"internal/control/oauth.claimLife"}},
+	{"internal/control/oauth.claimLife", "what a code stands for to be handed out", nil},
 	{"internal/identity.bodyTimeout", "the body of an enrolment", []string{"internal/door/mcp.idleTimeout"}},
 	{"internal/provenance.storeTimeout", "what a session read to be stored, before it is shown", []string{"internal/store.batchTimeout", "internal/gate.settleTimeout"}},
 	{"internal/store.connectTimeout", "the database server to let us in", []string{"internal/store.batchTimeout"}},
@@ -81,12 +87,17 @@ var noWaits = map[string]bool{
 	"internal/egress.settled": true, "internal/egress.breaker.OpenFor": true, "internal/egress.limits.Total": true, // the daemon sets it to max_action_time
 	"internal/gate.throttleEvery": true, "internal/ledger.retryPrepare": true, "internal/ledger.indexPause": true, "internal/ledger.tick": true,
 	"internal/ledger.DefaultLongest": true, "internal/control.indexPoll": true, "internal/store.postgresPrime": true, "internal/telemetry.pause": true,
+	"internal/people.SessionLife": true, "internal/people.SessionIdle": true, "internal/people.LoginLife": true, "internal/people.CeremonyLife": true,
+	"internal/people.InviteLife": true, "internal/people.MaxInviteLife": true, "internal/people.FirstLife": true, "internal/people.seenEvery": true,
+	"internal/people.askAgain": true, "internal/people.clockApart": true, "internal/console.maxLife": true, "internal/console.aDay": true,
+	"internal/control/oauth.PendingLife": true, "internal/control/oauth.CodeLife": true, "internal/control/oauth.WantLife": true, "internal/control/oauth.MaxWantLife": true,
+	"internal/control/oauth.documentLife": true, "internal/control/oauth.registeredLife": true, "internal/control/oauth.skew": true,
 	"internal/daemon.Identity.SVIDLife": true, "internal/daemon.Identity.TokenLife": true, "internal/daemon.Identity.MandateLife": true,
 }
 
-// waiting are the packages of the flow, whose every duration is in one of the
+// waiting are the packages of the flow and of signing in, whose every duration is in one of the
 // two tables.
-var waiting = []string{"internal/gate", "internal/egress", "internal/ledger", "internal/door/mcp", "internal/daemon", "internal/containment", "internal/control", "internal/provenance", "internal/store", "internal/stricthttp", "internal/telemetry"}
+var waiting = []string{"internal/gate", "internal/egress", "internal/ledger", "internal/door/mcp", "internal/daemon", "internal/containment", "internal/control", "internal/provenance", "internal/store", "internal/stricthttp", "internal/telemetry", "internal/people", "internal/console", "internal/control/oauth"}
 
 // durations evaluates every named duration of the packages: constants, and
 // defaults of fields, which are set as set(&l.Head, 5*time.Minute), dur(…), a

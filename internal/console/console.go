@@ -29,6 +29,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/people"
+	"github.com/ostiary/ostiary/internal/stricthttp"
 )
 
 // Options are what a console is made of; all are required but Consents,
@@ -113,7 +114,7 @@ func (c *Console) overTLS() bool { return c.origin.Scheme == "https" }
 
 func (c *Console) refused(r *http.Request, code string) {
 	if c.o.Refused != nil {
-		c.o.Refused(source(r), code)
+		c.o.Refused(stricthttp.Source(r), code)
 	}
 }
 

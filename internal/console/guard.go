@@ -8,7 +8,6 @@ import (
 	"encoding/base64"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/people"
+	"github.com/ostiary/ostiary/internal/stricthttp"
 	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
@@ -27,8 +27,11 @@ const (
 	// maxForm bounds a body: the longest is a consent with a box for each of
 	// a few hundred tools.
 	maxForm = 64 << 10
-	// bodyTimeout is how long a body may take to come, and an answer to go.
+	// bodyTimeout is how long a body may take to come.
 	bodyTimeout = 15 * time.Second
+	// answerTimeout is how long an answer may take until it is gone. Two
+	// questions to an OpenID provider may be part of it.
+	answerTimeout = 45 * time.Second
 )
 
 // policy is what a page may do: load our own files, send forms to us, and
@@ -74,7 +77,7 @@ func (x *exchange) who() *people.Person {
 func (c *Console) serve(w http.ResponseWriter, r *http.Request, to route) {
 	x := &exchange{w: w, r: r}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * bodyTimeout))
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
 	if err := c.take(x, to); err != nil {
 		c.fail(x, to, err)
 		return
@@ -93,7 +96,7 @@ func (c *Console) take(x *exchange, to route) error {
 		if err := c.sameOrigin(x.r); err != nil {
 			return err
 		}
-		if !c.limits.allow(source(x.r)) {
+		if !c.limits.allow(stricthttp.Source(x.r)) {
 			return ostiary.Errorf(ostiary.Exhausted, "rate", "too many requests came from your address; wait a minute")
 		}
 	}
@@ -204,15 +207,6 @@ func (c *Console) read(x *exchange, takes sends) (err error) {
 		return ostiary.Errorf(ostiary.Denied, "form", "this page is out of date; open it again")
 	}
 	return nil
-}
-
-// source is the address a request came from, as its connection says.
-func source(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }
 
 const (

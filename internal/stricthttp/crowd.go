@@ -2,6 +2,7 @@ package stricthttp
 
 import (
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 )
@@ -150,6 +151,16 @@ func sourceOf(a net.Addr) (netip.Prefix, string) {
 		return netip.Prefix{}, ""
 	}
 	return p, ip.String()
+}
+
+// Source returns the address a request came from, as its connection says and
+// no header: without its port.
+func Source(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
 
 // Known says that somebody has proven who they are on this connection. It may

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/record"
+	"github.com/ostiary/ostiary/internal/stricthttp"
 )
 
 // The kinds of records.
@@ -74,7 +75,7 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 			s.page(w, r, ref)
 			return
 		}
-		s.o.Refused(source(r), "oauth:"+string(ref.code))
+		s.o.Refused(stricthttp.Source(r), "oauth:"+string(ref.code))
 		s.o.Logger.Info("an authorization request was refused", "error", ref)
 		var err error
 		if to, err = s.back(f["redirect_uri"], f["state"], map[string]string{"error": string(ref.code), "error_description": ref.words}); err != nil {

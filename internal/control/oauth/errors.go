@@ -2,11 +2,11 @@ package oauth
 
 import (
 	"errors"
-	"net"
 	"net/http"
 	"net/url"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/stricthttp"
 )
 
 // Code is an error in the protocol's own word.
@@ -89,7 +89,7 @@ func (r *refusal) status() int {
 // fail answers with an error and counts it: there is no entry for somebody
 // who is nobody yet.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err *refusal) {
-	s.o.Refused(source(r), "oauth:"+string(err.code))
+	s.o.Refused(stricthttp.Source(r), "oauth:"+string(err.code))
 	if err.code == serverError || err.code == unavailable && err.cause != nil { // without a cause somebody only asks too often
 		s.o.Logger.Error("an authorization request failed", "error", err)
 	} else {
@@ -109,7 +109,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err *refusal) {
 // page tells a person that a request went wrong before it was known where
 // else to say so. It is text, and nothing of it is the client's.
 func (s *Server) page(w http.ResponseWriter, r *http.Request, err *refusal) {
-	s.o.Refused(source(r), "oauth:"+string(err.code))
+	s.o.Refused(stricthttp.Source(r), "oauth:"+string(err.code))
 	s.o.Logger.Info("an authorization request was refused", "error", err)
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(err.status())
@@ -133,12 +133,4 @@ func (s *Server) back(redirect, state string, params map[string]string) (string,
 	q.Set("iss", s.o.URL)
 	u.RawQuery = q.Encode()
 	return u.String(), nil
-}
-
-// source is the address a request came from, without its port.
-func source(r *http.Request) string {
-	if h, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		return h
-	}
-	return r.RemoteAddr
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/mcpwire"
+	"github.com/ostiary/ostiary/internal/stricthttp"
 )
 
 type (
@@ -43,7 +44,7 @@ func loopback(a net.Addr) bool {
 // them is judged here.
 func (d *Door) credentials(r *http.Request, path string) ostiary.Credentials {
 	local, _ := r.Context().Value(loopbackKey{}).(bool)
-	c := ostiary.Credentials{Audience: d.audience + path, Loopback: local, Encrypted: r.TLS != nil, Remote: remote(r)}
+	c := ostiary.Credentials{Audience: d.audience + path, Loopback: local, Encrypted: r.TLS != nil, Remote: stricthttp.Source(r)}
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		c.Peer, c.Verified = r.TLS.PeerCertificates[0], len(r.TLS.VerifiedChains) > 0
 	}
@@ -77,14 +78,6 @@ func mandateName(s string) bool {
 		}
 	}
 	return s != "" && len(s) <= maxMandateName
-}
-
-func remote(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }
 
 // maxToken bounds a bearer token: ours are a few hundred bytes.
