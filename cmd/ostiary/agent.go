@@ -111,7 +111,7 @@ type agentCmd struct {
 	Join   agentJoinCmd   `cmd:"" help:"Print a one-time join token for a new agent."`
 	Add    agentAddCmd    `cmd:"" help:"Enrol an agent that will only ever use bearer tokens."`
 	List   agentListCmd   `cmd:"" help:"List enrolled agents."`
-	Revoke agentRevokeCmd `cmd:"" help:"End an agent; with --kind what revoke ends."`
+	Revoke agentRevokeCmd `cmd:"" help:"The same as revoke agent; with --kind, as another of the revoke commands."`
 }
 
 // agentFlags describe a new agent.
