@@ -21,12 +21,18 @@ var stateWords = map[string]string{"in_force": console.InForce, "not_yet": conso
 
 // Given implements [console.Mandates].
 func (g given) Given(ctx context.Context, by ostiary.PrincipalID) ([]console.Given, error) {
-	all, err := g.authority.Mandates(ctx, identity.MandateFilter{Principal: by, Limit: maxGiven})
+	// Apart: what agents derived must not push what a person gave off the page
+	// where they can end it.
+	all, err := g.authority.Mandates(ctx, identity.MandateFilter{Principal: by, First: true, Limit: maxGiven})
+	if err != nil {
+		return nil, err
+	}
+	derived, err := g.authority.Mandates(ctx, identity.MandateFilter{Principal: by, Limit: maxGiven})
 	if err != nil {
 		return nil, err
 	}
 	below := map[ostiary.MandateID]int{}
-	for _, v := range all {
+	for _, v := range derived {
 		if v.State == "in_force" && len(v.Effective.Links) > 1 {
 			below[v.Effective.Links[0]]++
 		}

@@ -22,6 +22,27 @@ func TestO06Given(t *testing.T) {
 		}
 		return m
 	}
+	wide, err := a.IssueMandate(t.Context(), "person:max", ostiary.Mandate{Kind: ostiary.TaskMandate, Agent: id, Task: "x", Purpose: "x", Actions: []string{"*"}, Resources: []string{"*"}, Depth: 1, Expires: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.AdmitClient(t.Context(), "https://client.example/x", "person:max"); err != nil {
+		t.Fatal(err)
+	}
+	for _, below := range a.Agents() {
+		if below.ID == id {
+			continue
+		}
+		for range 3 {
+			if _, err := a.DeriveMandate(t.Context(), ostiary.Subject{Agent: id, Principal: "person:max", Mandate: wide.ID, Via: ostiary.ViaSVID, Issued: time.Now(), Epoch: a.Epoch()}, ostiary.Mandate{Agent: below.ID}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		break
+	}
+	if all, err := (given{a}).Given(t.Context(), "person:max"); err != nil || len(all) != 1 || all[0].ID != wide.ID || all[0].Below != 3 {
+		t.Errorf("what an agent derived is on its giver's page: %+v, %v", all, err)
+	}
 	mine, second, other := give("person:dana"), give("person:dana"), give("person:kim")
 	g := given{a}
 	states := func(by ostiary.PrincipalID) map[ostiary.MandateID]string {

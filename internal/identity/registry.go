@@ -142,13 +142,14 @@ type MandateFilter struct {
 	Agent     ostiary.AgentID
 	Principal ostiary.PrincipalID // on whose authority, or who gave it
 	Parent    ostiary.MandateID
+	First     bool // those that a principal gave, and none that was derived: agents make as many of these as they like
 	Review    bool // break-glass mandates that nobody reviewed
 	Limit     int  // 0 is 100; at most 1,000
 }
 
 // Matches reports whether the filter chooses a mandate.
 func (f *MandateFilter) Matches(m *MandateRecord) bool {
-	return (f.ID == "" || f.ID == m.ID) && (f.Agent == "" || f.Agent == m.Agent) && (f.Parent == "" || f.Parent == m.Parent) &&
+	return (f.ID == "" || f.ID == m.ID) && (f.Agent == "" || f.Agent == m.Agent) && (f.Parent == "" || f.Parent == m.Parent) && (!f.First || m.Parent == "") &&
 		(f.Principal == "" || f.Principal == m.Principal || f.Principal == m.By) &&
 		(!f.Review || m.Kind == ostiary.BreakGlassMandate && m.Parent == "" && m.Reviewed.IsZero())
 }

@@ -64,6 +64,9 @@ func (s *SQL) MandateHistory(ctx context.Context, f identity.MandateFilter) ([]i
 	if f.Principal != "" {
 		where, args = append(where, "(principal = ? OR author = ?)"), append(args, string(f.Principal), string(f.Principal))
 	}
+	if f.First {
+		where = append(where, "parent = ''")
+	}
 	if f.Review {
 		where = append(where, "kind = 'break_glass' AND parent = '' AND reviewed = 0")
 	}

@@ -50,6 +50,7 @@ func mandates(t *testing.T, e Engine) {
 		same(t, listed(f), text)
 	}
 	same(t, listed(identity.MandateFilter{Principal: "person:dana"}), "b a")
+	same(t, listed(identity.MandateFilter{Principal: "person:dana", First: true, Limit: 1}), "a") // however much was derived from it since
 	same(t, listed(identity.MandateFilter{Review: true}), "c")
 
 	// A standing one is its agent's, or nobody's.
