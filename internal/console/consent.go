@@ -47,6 +47,7 @@ type consentPage struct {
 	Reason   Foreign
 	Ceilings []limit
 	Classes  []Foreign
+	Approver []Foreign // who may approve more, as the client wants it; nil: whoever policy names
 	Depth    int64
 }
 
@@ -113,6 +114,11 @@ func (c *Console) consentPage(id string, a Ask) consentPage {
 	}
 	for _, name := range w.Classes {
 		p.Classes = append(p.Classes, NewForeign(name))
+	}
+	if !slices.Contains(w.Approvers, "*") {
+		for _, name := range w.Approvers {
+			p.Approver = append(p.Approver, NewForeign(name))
+		}
 	}
 	p.Servers, p.Longest = len(p.Groups), p.Lives[len(p.Lives)-1].Words
 	if len(p.Sets) > 0 {

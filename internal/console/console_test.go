@@ -682,3 +682,16 @@ func TestCeilingsOfNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoApproves: a client may ask that nobody but a friend of its own can
+// approve what goes further; a person is told.
+func TestWhoApproves(t *testing.T) {
+	for said, approvers := range map[string][]string{"": {"*"}, "person:friend": {"person:friend"}} {
+		d := newDesk(t)
+		d.ask.Wants.Approvers = approvers
+		_, page := d.signIn("dana").get("/consent/q1")
+		if strings.Contains(page, "may approve more") != (said != "") || !strings.Contains(page, said) {
+			t.Errorf("%q is not as the page says", approvers)
+		}
+	}
+}
