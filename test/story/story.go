@@ -321,6 +321,9 @@ func gatewayStart(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	st.gateway = p
+	// It answers a little before everything it always holds has begun; it says
+	// so when it has.
+	eventually(ts, "the gateway", p, func() bool { return strings.Contains(p.out.String(), "msg=serving") })
 	eventually(ts, "the gateway", p, func() (up bool) { st.base, up = p.holds(); return up })
 }
 
