@@ -23,9 +23,10 @@ const (
 	// mostPerStream is what an idle event stream over mutual TLS may add.
 	mostPerStream = 64 << 10
 	// mostStacks of these are its two goroutines' stacks: one of 8 KiB and one
-	// of 4. Where the first waits, the stack must not be deep: one of 16 KiB
+	// of 4, and the share of a few hundred in what the runtime holds beside
+	// them. Where the first waits, the stack must not be deep: one of 16 KiB
 	// shrinks only when less than a quarter is in use.
-	mostStacks = 14 << 10
+	mostStacks = 18 << 10
 	// settled is how long the runtime may take to give back what it does not
 	// need, with the gateway's help.
 	settled = 40 * time.Second
