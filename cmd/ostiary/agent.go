@@ -225,7 +225,7 @@ type revokeAgentCmd struct {
 }
 
 type revokePersonCmd struct {
-	Name string `arg:"" help:"The person or other principal, for example person:dana."`
+	Name string `arg:"" help:"The person, or another principal such as organisation:acme."`
 	revokeFlags
 }
 
@@ -244,8 +244,17 @@ type revokeCredentialCmd struct {
 	revokeFlags
 }
 
-func (c *revokeAgentCmd) Run(e *env) error      { return e.revoke("agent", c.Name, c.Reason) }
-func (c *revokePersonCmd) Run(e *env) error     { return e.revoke("person", c.Name, c.Reason) }
+func (c *revokeAgentCmd) Run(e *env) error  { return e.revoke("agent", c.Name, c.Reason) }
+func (c *revokePersonCmd) Run(e *env) error { return e.revoke("person", principalOf(c.Name), c.Reason) }
+
+// principalOf is a principal as it is written elsewhere, of a name alone a
+// person.
+func principalOf(name string) string {
+	if strings.Contains(name, ":") {
+		return name
+	}
+	return "person:" + name
+}
 func (c *revokeMandateCmd) Run(e *env) error    { return e.revoke("mandate", c.ID, c.Reason) }
 func (c *revokeKeyCmd) Run(e *env) error        { return e.revoke("key", c.Digest, c.Reason) }
 func (c *revokeCredentialCmd) Run(e *env) error { return e.revoke("serial", c.Serial, c.Reason) }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,7 +41,7 @@ type termFlags struct {
 	Task     string    `placeholder:"TEXT" help:"What is to be done."`
 	Purpose  string    `placeholder:"WORD" help:"What for."`
 	Action   []string  `placeholder:"NAME" help:"An action, SERVER___TOOL, or a group of policy; may be repeated. * is whatever policy allows."`
-	Server   []string  `placeholder:"NAME" help:"A server; may be repeated. * is every server."`
+	Server   []string  `placeholder:"NAME" help:"A server; may be repeated. * is every server. Without it those of the actions, if all are SERVER___TOOL."`
 	Class    []string  `placeholder:"NAME" help:"A data class; may be repeated. Without it every class."`
 	Ceiling  []string  `sep:"none" placeholder:"ACTION:POINTER=MAX" help:"A bound of an argument, for example bank___pay:/amount=500; may be repeated."`
 	Money    []string  `placeholder:"CURRENCY=MINOR" help:"A budget in whole minor units, carried and not counted yet; may be repeated."`
@@ -85,7 +86,25 @@ func (f *termFlags) terms(e *env, agent, principal string) (identity.Terms, erro
 	if f.For != "" || !f.Until.IsZero() {
 		t.For, t.Until = f.For, f.Until
 	}
+	if len(t.Servers) == 0 {
+		t.Servers = serversOf(f.Action)
+	}
 	return t, f.amounts(&t)
+}
+
+// serversOf is where actions are that all name their server, and nothing if
+// one does not: a group may be on any.
+func serversOf(actions []string) (out []string) {
+	for _, a := range actions {
+		server, _, ok := strings.Cut(a, "___")
+		if !ok {
+			return nil
+		}
+		if !slices.Contains(out, server) {
+			out = append(out, server)
+		}
+	}
+	return out
 }
 
 func (f *termFlags) read(e *env) ([]byte, error) {
