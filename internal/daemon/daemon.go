@@ -499,7 +499,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	background.Go(func() { d.thrift(ctx) })
 	background.Go(func() { d.wakeListeners(ctx) })
 
-	d.log.Info("serving", "agents", d.Endpoint(), "control", d.cfg.Listen.Control)
+	where := []any{"agents", d.Endpoint(), "control", d.cfg.Listen.Control}
+	if d.cfg.Listen.Console != "" {
+		where = append(where, "console", d.consoleURL())
+	}
+	d.log.Info("serving", where...)
 	var err error
 	select {
 	case <-ctx.Done():
