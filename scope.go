@@ -11,6 +11,10 @@ const ScopeConnect = "mcp"
 // ScopeOf returns the scope of everything a server offers.
 func ScopeOf(server string) string { return "server:" + server }
 
+// NoServer stands in a mandate for a server that no gateway has: whoever may
+// reach that alone may connect, and call nothing.
+const NoServer = "(none)"
+
 // ScopesFor returns all scopes that an action on a server needs, "" for the
 // gateway itself.
 func ScopesFor(server string) []string {

@@ -36,11 +36,12 @@ type consentPage struct {
 	Purpose  Foreign
 	Task     Foreign
 	Redirect Foreign
-	All      bool     // it wants everything that policy allows
-	What     string   // it wants, in a few words
-	Sets     []choice // groups of policy's: each is every action in it
-	Groups   []group  // what it can be narrowed to
-	Servers  int
+	All      bool      // it wants everything that policy allows
+	Connects bool      // it wants to connect, and to call nothing
+	What     string    // it wants, in a few words
+	On       []Foreign // the servers, where they are named
+	Sets     []choice  // groups of policy's: each is every action in it
+	Groups   []group   // what it can be narrowed to
 	Lives    []life
 	Longest  string
 	Loud     bool // in an emergency, with a review afterwards
@@ -108,22 +109,22 @@ func (c *Console) consentPage(id string, a Ask) consentPage {
 	}
 	p.Groups, p.Sets = c.groups(w)
 	p.What = inNumber(w.Actions)
+	p.Connects = len(a.Scopes) > 0 && !slices.ContainsFunc(a.Scopes, func(s string) bool { return strings.HasPrefix(s, ostiary.ScopeOf("")) })
+	p.On = named(w.Resources)
+	if w.Purpose == signInPurpose {
+		p.Purpose = Foreign{} // nobody said one
+	}
 	p.Loud, p.Reason = w.Kind == ostiary.BreakGlassMandate, NewForeign(w.Reason)
 	for i, l := range w.Ceilings {
 		p.Ceilings = append(p.Ceilings, limit{ceilingField(i), NewForeign(l.Action), NewForeign(l.Pointer), l.Max, NewForeign(l.Unit), p.idle(l.Action), l.Action != "*" && !ostiary.IsToolAction(l.Action)})
 	}
-	for _, name := range w.Classes {
-		p.Classes = append(p.Classes, NewForeign(name))
+	if !slices.Contains(w.Classes, "*") {
+		p.Classes = named(w.Classes)
 	}
 	if !slices.Contains(w.Approvers, "*") {
-		for _, name := range w.Approvers {
-			p.Approver = append(p.Approver, NewForeign(name))
-		}
+		p.Approver = named(w.Approvers)
 	}
-	p.Servers, p.Longest = len(p.Groups), p.Lives[len(p.Lives)-1].Words
-	if len(p.Sets) > 0 {
-		p.Servers = 0 // which ones a group reaches only policy can tell
-	}
+	p.Longest = p.Lives[len(p.Lives)-1].Words
 	return p
 }
 
@@ -139,6 +140,19 @@ func (p *consentPage) idle(action string) bool {
 		}
 	}
 	return true
+}
+
+// signInPurpose is the purpose of a mandate for which a client named none.
+const signInPurpose = "sign-in"
+
+// named is what a list names, without what stands for everything and nothing.
+func named(list []string) (out []Foreign) {
+	for _, name := range list {
+		if name != "*" && name != ostiary.NoServer {
+			out = append(out, NewForeign(name))
+		}
+	}
+	return out
 }
 
 func ceilingField(i int) string { return "ceiling-" + strconv.Itoa(i) }
@@ -254,7 +268,8 @@ func (c *Console) narrowed(m ostiary.Mandate, form url.Values) (*ostiary.Mandate
 	bad := func(field, format string, a ...any) error {
 		return ostiary.Errorf(ostiary.Malformed, "consent", "%s", fmt.Sprintf(format, a...)).At(field)
 	}
-	if form.Get("scope") != "all" {
+	// Whoever ticks something means that, whatever else is marked.
+	if form.Get("scope") != "all" || len(form["action"]) > 0 {
 		chosen := slices.Compact(slices.Sorted(slices.Values(form["action"])))
 		offered := map[string]bool{}
 		groups, sets := c.groups(&m)
@@ -305,19 +320,26 @@ func exceeds(a, b string) bool {
 // given is one mandate on a page.
 type given struct {
 	Given
-	Agent   Foreign
-	Task    Foreign
-	Purpose Foreign
-	Actions []Foreign
-	All     bool   // everything that policy allows
-	What    string // Actions in a few words
-	Ended   bool
+	Agent    Foreign
+	Task     Foreign
+	Purpose  Foreign
+	Actions  []Foreign
+	All      bool      // everything that policy allows
+	What     string    // Actions in a few words
+	Connects bool      // it reaches no server
+	On       []Foreign // the servers, where they are named
+	Ended    bool
 }
 
 func givenOf(g Given) given {
 	out := given{Given: g, Agent: NewForeign(g.Mandate.Agent.Name()), Task: NewForeign(g.Mandate.Task), Purpose: NewForeign(g.Mandate.Purpose), Ended: g.State != InForce && g.State != NotYet, All: slices.Contains(g.Mandate.Actions, "*"), What: inNumber(g.Mandate.Actions)}
-	for _, a := range g.Mandate.Actions {
-		out.Actions = append(out.Actions, NewForeign(a))
+	out.Actions, out.On = named(g.Mandate.Actions), named(g.Mandate.Resources)
+	if _, digest, ok := strings.Cut(string(g.Mandate.Agent), "/client/"); ok && len(digest) > 8 {
+		out.Agent = NewForeign("client " + digest[:8]) // a digest that nobody reads: the page of the mandate has all of it
+	}
+	out.Connects = slices.Equal(g.Mandate.Resources, []string{ostiary.NoServer})
+	if g.Mandate.Purpose == signInPurpose {
+		out.Purpose = Foreign{}
 	}
 	return out
 }

@@ -414,6 +414,9 @@ func TestConsent(t *testing.T) {
 				t.Fatalf("%d\n%s", resp.StatusCode, page)
 			}
 			if tc.check == nil {
+				if !strings.Contains(page, `href="/consent/q1"`) {
+					t.Error("there is no way back to the question")
+				}
 				if d.decided != 0 {
 					t.Error("it was decided")
 				}
@@ -449,10 +452,55 @@ func TestConsent(t *testing.T) {
 	}
 }
 
+// TestConsentToAnything: what is ticked is given alone, and a client that wants
+// to connect is said to want no more.
+func TestConsentToAnything(t *testing.T) {
+	form := func(b *visitor, action ...string) url.Values {
+		return url.Values{"form": {b.token("/consent/q1")}, "scope": {"all"}, "action": action, "life": {"60"}, "answer": {"accept"}}
+	}
+	for _, tc := range []struct {
+		ticked, given []string
+	}{{nil, []string{"*"}}, {[]string{"bank___get_balance"}, []string{"bank___get_balance"}}} {
+		d := newDesk(t)
+		d.ask.Wants.Actions, d.ask.Wants.Ceilings, d.ask.Scopes = []string{"*"}, nil, []string{"mcp", "server:bank"}
+		b := d.signIn("dana")
+		if _, page := b.get("/consent/q1"); !strings.Contains(page, "everything that policy allows on") || strings.Contains(page, "It can call nothing") {
+			t.Error("the page does not say where")
+		}
+		if b.post("/consent/q1", form(b, tc.ticked...)); d.granted == nil || !slices.Equal(d.granted.Actions, tc.given) {
+			t.Errorf("%v is ticked: %+v", tc.ticked, d.granted)
+		}
+	}
+	d := newDesk(t)
+	d.ask.Wants.Actions, d.ask.Wants.Resources, d.ask.Wants.Ceilings, d.ask.Scopes = []string{"*"}, []string{ostiary.NoServer}, nil, []string{"mcp"}
+	b := d.signIn("dana")
+	if _, page := b.get("/consent/q1"); !strings.Contains(page, "It can call nothing") || strings.Contains(page, "everything that policy allows") || strings.Contains(page, ostiary.NoServer) {
+		t.Error("the page says that it wants more than to connect")
+	}
+	if b.post("/consent/q1", form(b)); d.granted == nil || !slices.Equal(d.granted.Resources, []string{ostiary.NoServer}) {
+		t.Errorf("%+v", d.granted)
+	}
+	d.given["person:dana"] = []Given{{Mandate: ostiary.Mandate{ID: "m1", Agent: "spiffe://x/client/0123456789abcdef", Actions: []string{"*"}, Resources: []string{ostiary.NoServer}, Expires: start.Add(time.Hour)}, State: InForce}}
+	if _, page := b.get("/mandates"); !strings.Contains(page, "client 01234567<") || strings.Contains(page, "everything that policy allows") {
+		t.Error("the list says that it may use something")
+	}
+}
+
+func TestInWords(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "over", time.Second: "1 minute", 15 * time.Minute: "15 minutes", 90 * time.Minute: "90 minutes", 24*time.Hour - 5*time.Second: "1 day",
+		8*time.Hour - time.Minute: "8 hours", 5*time.Hour + 20*time.Minute: "5 hours", 30*24*time.Hour - time.Hour: "30 days",
+	} {
+		if got := inWords(start, start.Add(d)); got != want {
+			t.Errorf("%s is %q, want %q", d, got, want)
+		}
+	}
+}
+
 func TestMandates(t *testing.T) {
 	d := newDesk(t)
 	b := d.signIn("dana")
-	if _, page := b.get("/mandates"); !strings.Contains(page, "ostiary mandate issue") {
+	if _, page := b.get("/mandates"); !strings.Contains(page, "ostiary mandate list --principal person:dana") {
 		t.Error("an empty page teaches nothing")
 	}
 	m := ostiary.Mandate{ID: "m1", Agent: "spiffe://x/agent/a", Actions: []string{"*"}, Expires: start.Add(time.Hour)}

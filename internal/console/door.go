@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 
@@ -200,7 +201,7 @@ var statusOf = map[ostiary.Kind]int{
 // heading is the first thing an error page says.
 var heading = map[ostiary.Kind]string{
 	ostiary.Malformed: "That cannot be read", ostiary.Unauthenticated: "You are not signed in", ostiary.Denied: "Refused", ostiary.Contained: "Refused",
-	ostiary.Exhausted: "Too many requests", ostiary.Conflict: "It changed meanwhile", ostiary.NotFound: "Not found", ostiary.Unavailable: "Not just now",
+	ostiary.Exhausted: "Too many requests", ostiary.Conflict: "Not as things stand", ostiary.NotFound: "Not found", ostiary.Unavailable: "Not just now",
 }
 
 // sentence makes an error's words one that can stand alone.
@@ -216,10 +217,21 @@ func sentence(s string) string {
 	return s
 }
 
+// before is the page that the form of a request stands on: the step's own
+// address, or the one above it.
+func (c *Console) before(x *exchange) string {
+	at := x.r.URL.EscapedPath()
+	for _, step := range []string{"/end", "/revoke"} {
+		at = strings.TrimSuffix(at, step)
+	}
+	return c.next(at)
+}
+
 // trouble is what an error page shows.
 type trouble struct {
 	Heading, Detail, Code string
 	Status                int
+	Back                  string // the page whose form was refused, "" for none
 }
 
 // fail answers what went wrong: to a script as JSON, to a person as a page. A
@@ -245,7 +257,10 @@ func (c *Console) fail(x *exchange, to route, err error) {
 			return
 		}
 	}
-	t := trouble{heading[e.Kind], sentence(e.Detail), e.Code, status}
+	t := trouble{Heading: heading[e.Kind], Detail: sentence(e.Detail), Code: e.Code, Status: status}
+	if to.takes == aForm && x.session != nil && e.Kind != ostiary.NotFound {
+		t.Back = c.before(x)
+	}
 	if t.Heading == "" {
 		t.Heading, t.Detail = "Something went wrong here", "It was written down in the gateway's log."
 	}

@@ -164,12 +164,13 @@ func inWords(now, t time.Time) string {
 		return "over"
 	}
 	n, unit := int((d+time.Minute-1)/time.Minute), "minute"
+	d = time.Duration(n) * time.Minute
 	const aDay = 24 * time.Hour
 	switch {
 	case d >= 3*aDay || d%aDay == 0:
-		n, unit = int(d/aDay), "day"
+		n, unit = int((d+aDay/2)/aDay), "day"
 	case d >= 3*time.Hour || d%time.Hour == 0:
-		n, unit = int(d/time.Hour), "hour"
+		n, unit = int((d+time.Hour/2)/time.Hour), "hour"
 	}
 	if n == 1 {
 		return "1 " + unit

@@ -229,7 +229,7 @@ func (p *People) notLast(ctx context.Context, name string) error {
 		return err
 	}
 	if was && left == 1 {
-		return ostiary.Errorf(ostiary.Conflict, "last_operator", "%s is the last operator; invite another one first", name)
+		return ostiary.Errorf(ostiary.Conflict, "last_operator", "the last operator is %s; invite another one first", name)
 	}
 	return nil
 }

@@ -72,12 +72,21 @@ func free(t *testing.T) string {
 
 const patience = 90 * time.Second
 
+// connecting is a policy that lets agents connect and nothing else.
+const connecting = "@id(\"connect\")\n@reason(\"connect\")\npermit (principal, action in [Ostiary::Action::\"session\"], resource);\n"
+
 // start runs a gateway with an empty data folder, or the one it had.
 func start(t *testing.T, dir, port string) *gateway {
 	t.Helper()
+	return startWith(t, dir, port, "", "", connecting)
+}
+
+// startWith runs one that listens on more addresses, with more configuration
+// and another policy.
+func startWith(t *testing.T, dir, port, listen, more, policy string) *gateway {
+	t.Helper()
 	g := &gateway{t: t, dir: dir, url: "http://localhost:" + port, done: make(chan error, 1), link: make(chan string, 1)}
-	config := fmt.Sprintf("trust_domain: example.org\nlisten:\n  agents: 127.0.0.1:%s\n  console: 127.0.0.1:%s\n  control: %s\nledger: {segment_size: 1MiB}\n", free(t), port, filepath.Join(dir, "s"))
-	policy := "@id(\"connect\")\n@reason(\"connect\")\npermit (principal, action in [Ostiary::Action::\"session\"], resource);\n"
+	config := fmt.Sprintf("trust_domain: example.org\nlisten:\n  agents: 127.0.0.1:%s\n  console: 127.0.0.1:%s\n  control: %s\n%sledger: {segment_size: 1MiB}\n%s", free(t), port, filepath.Join(dir, "s"), listen, more)
 	for name, text := range map[string]string{"ostiary.yaml": config, "policy/a.cedar": policy} {
 		f := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(f), 0o700); err != nil {
@@ -194,7 +203,7 @@ func TestFirstOperator(t *testing.T) {
 	tab.Value("document.getElementById('name').value = ''")
 	tab.Type("#name", "dana\r")
 	tab.At("/mandates")
-	tab.See("ostiary mandate issue")
+	tab.See("ostiary mandate list --principal person:dana")
 	tab.Go(g.url + "/me")
 	tab.See("person:dana")
 	tab.Shots("me")

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -23,9 +24,19 @@ const (
 	kindAssertion = "oauth_assertion"
 )
 
-// nothing is a server that no gateway has: what a client that only wants to
-// connect may reach.
-const nothing = "(none)"
+// nothing is what a client that only wants to connect may reach.
+const nothing = ostiary.NoServer
+
+// calling says of a mandate without a task which client it is for: what vouches
+// for it first, and then the name it gave itself, which nothing vouches for.
+// People find it again by that.
+func (p *pending) calling() string {
+	who := "a client that registered itself"
+	if u, err := url.Parse(p.Client); p.Known && err == nil {
+		who = u.Host
+	}
+	return who + ", which calls itself " + p.Name
+}
 
 // pending is a question that waits for a person.
 type pending struct {
@@ -286,6 +297,9 @@ func (s *Server) Decide(ctx context.Context, id string, by ostiary.PrincipalID, 
 	m.ID, m.Parent, m.Principal, m.By, m.Agent, m.Kind, m.Links, m.Within = "", "", by, by, "", ostiary.TaskMandate, nil, nil
 	if err := within(&m, &p.Wants); err != nil {
 		return "", err
+	}
+	if m.Task == "" {
+		m.Task = p.calling()
 	}
 	if m.Agent, err = s.o.Authority.AdmitClient(ctx, p.Client, by); err != nil {
 		return "", err
