@@ -14,7 +14,6 @@ var notYet = map[string]string{
 	"I05": "there are no approvals", "I06": "there are no approvals", "I07": "there are no approvals", "I08": "there are no approvals",
 	"I09": "there are no approvals", "I10": "there are no approvals",
 
-	"J02": "no agent calls another through the gateway, so none can be persuaded there",
 	"J07": "no agents are called", "J08": "no agents are called",
 
 	"K01": "budgets are written in mandates and not enforced", "K02": "budgets are not enforced", "K03": "budgets are not enforced", "K04": "budgets are not enforced",
