@@ -320,7 +320,7 @@ func (d *Daemon) openGate(context.Context) error {
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
 		Containments: d.contained, Tainter: tainter{d.issued}, Inspectors: []gate.Inspector{mcp.Envelope{}}, Observer: d.observer(), Clock: d.clock, Logger: d.log,
 		Facts: d.live.resolving(&gate.Resolver{
-			Tools: d.book, Groups: d.engine, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{d.issued}, Containments: d.contained,
+			Tools: d.book, Groups: d.engine, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{d.issued, d.authority}, Containments: d.contained,
 			Servers: d.cfg.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
 		}),
 	})

@@ -67,10 +67,21 @@ func (v visibility) covered(m *ostiary.Mandate, t *ostiary.Tool) bool {
 }
 
 // sessionFacts adapts the sessions to the gate's words.
-type sessionFacts struct{ sessions *provenance.Sessions }
+type sessionFacts struct {
+	sessions  *provenance.Sessions
+	authority *identity.Authority
+}
 
-func (f sessionFacts) Session(ctx context.Context, s *ostiary.Subject, m ostiary.MandateID) (gate.SessionFacts, error) {
-	st, err := f.sessions.Open(ctx, s.Agent, s.Principal, m)
+func (f sessionFacts) Session(ctx context.Context, s *ostiary.Subject, id ostiary.MandateID) (gate.SessionFacts, error) {
+	o := provenance.Owner{Agent: s.Agent, Principal: s.Principal, Mandate: id, Root: id}
+	if s.Via != ostiary.ViaSelf {
+		m, ok := f.authority.Mandate(id)
+		if !ok {
+			return gate.SessionFacts{}, ostiary.Errorf(ostiary.Denied, "no_mandate", "the agent's mandate has ended")
+		}
+		o.Root = m.Links[0]
+	}
+	st, err := f.sessions.Open(ctx, o)
 	return gate.SessionFacts{Session: st.Session, Taint: st.Taint, Reads: st.Reads}, err
 }
 

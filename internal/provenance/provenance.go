@@ -5,8 +5,11 @@
 // as long as the mandate lives, whatever the client does, and that its taint
 // only grows: a source is stored durably before the first byte from it is
 // released, so neither reconnecting nor restarting sheds it, nor calling
-// through another gateway on the same store. It trusts its SessionStore to be
-// durable. It decides nothing.
+// through another gateway on the same store, nor handing the work on: the
+// sessions under one first mandate and under everything derived from it are
+// kin, and what one of them has read taints them all. Agents that work on one
+// thing tell each other what they read, where no gateway sees it. It trusts
+// its SessionStore to be durable. It decides nothing.
 package provenance
 
 import (
@@ -15,6 +18,7 @@ import (
 	"encoding/hex"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -38,7 +42,16 @@ type Sessions struct {
 	mu     sync.RWMutex // guards what follows
 	byKey  map[key]*session
 	byID   map[ostiary.SessionID]*session
-	unseen uint64 // taints stored of sessions that were not in memory
+	kins   map[ostiary.MandateID]*kin // of the sessions in memory, by their first mandate
+	unseen uint64                     // taints stored of sessions that were not in memory
+}
+
+// Owner is what a session belongs to.
+type Owner struct {
+	Agent     ostiary.AgentID
+	Principal ostiary.PrincipalID
+	Mandate   ostiary.MandateID
+	Root      ostiary.MandateID // the first mandate of the chain; Mandate itself if that is derived from none
 }
 
 type key struct {
@@ -51,15 +64,29 @@ type session struct {
 	key     key
 	id      ostiary.SessionID
 	started time.Time
+	kin     *kin
+	reads   atomic.Int64
+}
+
+// kin is what the sessions of one piece of work have in common.
+type kin struct {
+	root    ostiary.MandateID
+	members int // sessions in memory; guarded by Sessions.mu
 
 	mu    sync.RWMutex // guards what follows
 	taint []string     // sorted, and stored; replaced, never changed in place
-	reads int64
 }
 
 // NewSessions returns sessions backed by store.
 func NewSessions(store SessionStore, clock func() time.Time) *Sessions {
-	return &Sessions{store: store, clock: clock, byKey: map[key]*session{}, byID: map[ostiary.SessionID]*session{}}
+	s := &Sessions{store: store, clock: clock}
+	s.forget()
+	return s
+}
+
+// forget empties the memory.
+func (s *Sessions) forget() {
+	s.byKey, s.byID, s.kins = map[key]*session{}, map[ostiary.SessionID]*session{}, map[ostiary.MandateID]*kin{}
 }
 
 // NewSharedSessions returns sessions that other processes taint as well: each
@@ -81,20 +108,20 @@ func (s *Sessions) Count() int {
 // State is a session with its history at one moment.
 type State struct {
 	Session ostiary.Session
-	Taint   []string // sorted; must not be changed
+	Taint   []string // sorted: what it and its kin have read; must not be changed
 	Reads   int64    // results of untrusted servers read since this process started
 }
 
-// Open returns the session of the triple, issuing one if there is none.
-// Unavailable if the store cannot answer.
-func (s *Sessions) Open(ctx context.Context, agent ostiary.AgentID, principal ostiary.PrincipalID, mandate ostiary.MandateID) (State, error) {
-	k := key{agent, principal, mandate}
+// Open returns the owner's session, issuing one if there is none. Unavailable
+// if the store cannot answer.
+func (s *Sessions) Open(ctx context.Context, o Owner) (State, error) {
+	k := key{o.Agent, o.Principal, o.Mandate}
 	s.mu.RLock()
 	found := s.byKey[k]
 	s.mu.RUnlock()
 	if found == nil {
 		var err error
-		if found, err = s.load(ctx, k); err != nil {
+		if found, err = s.load(ctx, o); err != nil {
 			return State{}, err
 		}
 	}
@@ -103,14 +130,14 @@ func (s *Sessions) Open(ctx context.Context, agent ostiary.AgentID, principal os
 		if err != nil {
 			return State{}, ostiary.Errorf(ostiary.Unavailable, "sessions", "sessions cannot be read").Because(err)
 		}
-		found.learn(taint)
+		found.kin.learn(taint)
 	}
 	return found.state(), nil
 }
 
 // learn adds what was read from the store. It takes nothing away: a taint may
 // have been stored here since the store was asked.
-func (x *session) learn(taint []string) {
+func (x *kin) learn(taint []string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, source := range taint {
@@ -121,12 +148,12 @@ func (x *session) learn(taint []string) {
 }
 
 func (x *session) state() State {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	return State{ostiary.Session{ID: x.id, Started: x.started}, x.taint, x.reads}
+	x.kin.mu.RLock()
+	defer x.kin.mu.RUnlock()
+	return State{ostiary.Session{ID: x.id, Started: x.started}, x.kin.taint, x.reads.Load()}
 }
 
-func (s *Sessions) load(ctx context.Context, k key) (*session, error) {
+func (s *Sessions) load(ctx context.Context, o Owner) (*session, error) {
 	var id [16]byte
 	rand.Read(id[:])
 	for {
@@ -134,12 +161,12 @@ func (s *Sessions) load(ctx context.Context, k key) (*session, error) {
 		before := s.unseen
 		s.mu.RUnlock()
 		rec, err := s.store.OpenSession(ctx, SessionRecord{
-			ID: ostiary.SessionID(hex.EncodeToString(id[:])), Agent: k.agent, Principal: k.principal, Mandate: k.mandate, Started: s.clock(),
+			ID: ostiary.SessionID(hex.EncodeToString(id[:])), Agent: o.Agent, Principal: o.Principal, Mandate: o.Mandate, Root: o.Root, Started: s.clock(),
 		})
 		if err != nil {
 			return nil, ostiary.Errorf(ostiary.Unavailable, "sessions", "sessions cannot be read").Because(err)
 		}
-		if x := s.keep(k, rec, before); x != nil {
+		if x := s.keep(rec, before); x != nil {
 			return x, nil
 		}
 	}
@@ -147,7 +174,8 @@ func (s *Sessions) load(ctx context.Context, k key) (*session, error) {
 
 // keep puts what was read into memory, unless a taint was stored meanwhile
 // that it may lack: then it returns nil.
-func (s *Sessions) keep(k key, rec SessionRecord, before uint64) *session {
+func (s *Sessions) keep(rec SessionRecord, before uint64) *session {
+	k := key{rec.Agent, rec.Principal, rec.Mandate}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if x := s.byKey[k]; x != nil {
@@ -159,8 +187,14 @@ func (s *Sessions) keep(k key, rec SessionRecord, before uint64) *session {
 	if len(s.byKey) >= maxCached {
 		s.forgetHalf()
 	}
-	slices.Sort(rec.Taint)
-	x := &session{key: k, id: rec.ID, started: rec.Started, taint: rec.Taint}
+	common := s.kins[rec.Root]
+	if common == nil { // one that is in memory has heard of every taint since
+		slices.Sort(rec.Taint)
+		common = &kin{root: rec.Root, taint: rec.Taint}
+		s.kins[rec.Root] = common
+	}
+	common.members++
+	x := &session{key: k, id: rec.ID, started: rec.Started, kin: common}
 	s.byKey[k], s.byID[rec.ID] = x, x
 	return x
 }
@@ -173,6 +207,9 @@ func (s *Sessions) forgetHalf() {
 		}
 		delete(s.byKey, k)
 		delete(s.byID, x.id)
+		if x.kin.members--; x.kin.members == 0 {
+			delete(s.kins, x.kin.root)
+		}
 	}
 }
 
@@ -192,11 +229,15 @@ func (s *Sessions) Taint(id ostiary.SessionID, source string) error {
 		if err != nil || x != nil && x == s.find(id) {
 			return err
 		}
-		// The session is not in memory, or it was forgotten just now: whoever
-		// is reading it from the store reads it again, and whoever did hears.
+		// The session is not in memory, or it was forgotten just now, and who
+		// its kin are is not known here: whoever is reading one of them from the
+		// store reads it again, and what was read of any is forgotten, which
+		// costs a read each. It happens when memory was full.
 		s.mu.Lock()
 		s.unseen++
-		x = s.byID[id]
+		if x = s.byID[id]; x == nil {
+			s.forget()
+		}
 		s.mu.Unlock()
 		if x == nil {
 			return nil
@@ -211,17 +252,18 @@ func (s *Sessions) find(id ostiary.SessionID) *session {
 }
 
 func (x *session) add(s *Sessions, source string) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.reads++
-	i, have := slices.BinarySearch(x.taint, source)
+	x.reads.Add(1)
+	c := x.kin
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, have := slices.BinarySearch(c.taint, source)
 	if have {
 		return nil
 	}
 	if err := s.save(x.id, source); err != nil {
 		return err
 	}
-	x.taint = slices.Insert(slices.Clone(x.taint), i, source)
+	c.taint = slices.Insert(slices.Clone(c.taint), i, source)
 	return nil
 }
 

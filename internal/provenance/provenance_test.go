@@ -36,7 +36,7 @@ func (d *disk) OpenSession(_ context.Context, fresh SessionRecord) (SessionRecor
 		return SessionRecord{}, d.unopened
 	}
 	r := *d.sessions[k]
-	r.Taint = slices.Clone(r.Taint)
+	r.Taint = d.ofKin(r.Root)
 	if f := d.between; f != nil {
 		d.between = nil
 		f()
@@ -60,9 +60,27 @@ func (d *disk) TaintSession(_ context.Context, id ostiary.SessionID, source stri
 	return d.fail
 }
 
+// ofKin is what sessions of one root have read.
+func (d *disk) ofKin(root ostiary.MandateID) (all []string) {
+	for _, r := range d.sessions {
+		if r.Root == root {
+			all = append(all, r.Taint...)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+var owner = Owner{"spiffe://td/a", "person:dana", "m", "m"}
+
 func open(t *testing.T, s *Sessions) State {
 	t.Helper()
-	st, err := s.Open(context.Background(), "spiffe://td/a", "person:dana", "m")
+	return openAs(t, s, owner)
+}
+
+func openAs(t *testing.T, s *Sessions, o Owner) State {
+	t.Helper()
+	st, err := s.Open(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +105,7 @@ func (d *disk) SessionTaint(_ context.Context, id ostiary.SessionID) ([]string, 
 	}
 	for _, r := range d.sessions {
 		if r.ID == id {
-			return slices.Sorted(slices.Values(r.Taint)), d.unread
+			return d.ofKin(r.Root), d.unread
 		}
 	}
 	return nil, d.unread
@@ -118,8 +136,66 @@ func TestTaintOfAnotherProcess(t *testing.T) {
 		}
 	}
 	d.unread = errors.New("the server is away")
-	if _, err := one.Open(context.Background(), "spiffe://td/a", "person:dana", "m"); ostiary.KindOf(err) != ostiary.Unavailable {
+	if _, err := one.Open(context.Background(), owner); ostiary.KindOf(err) != ostiary.Unavailable {
 		t.Errorf("got %v: what the session read elsewhere is not known", err)
+	}
+}
+
+var (
+	child      = Owner{"spiffe://td/b", "person:dana", "m/1", "m"}
+	sibling    = Owner{"spiffe://td/b", "person:dana", "m/2", "m"} // the same agent, under another mandate for the same work
+	grandchild = Owner{"spiffe://td/c", "person:dana", "m/1/1", "m"}
+	stranger   = Owner{"spiffe://td/b", "person:dana", "n", "n"}
+)
+
+// TestKinShareTaint: what an agent read taints whoever works with it, before
+// and after they began, on either gateway, and after a restart (law 6).
+func TestKinShareTaint(t *testing.T) {
+	d := newDisk()
+	one, two := NewSharedSessions(d, time.Now), NewSharedSessions(d, time.Now)
+	alone := NewSessions(newDisk(), time.Now)
+	for _, c := range []struct{ by, other *Sessions }{{one, two}, {two, one}, {alone, alone}} {
+		for _, o := range []Owner{owner, child, grandchild} {
+			source := "server:" + string(o.Mandate)
+			if err := c.by.Taint(openAs(t, c.by, o).Session.ID, source); err != nil {
+				t.Fatal(err)
+			}
+			for _, kin := range []Owner{owner, child, sibling, grandchild} {
+				for _, s := range []*Sessions{c.by, c.other} {
+					if got := openAs(t, s, kin).Taint; !slices.Contains(got, source) {
+						t.Errorf("%s has read %q: %s has taint %q", o.Mandate, source, kin.Mandate, got)
+					}
+				}
+			}
+		}
+		if got := openAs(t, c.by, stranger).Taint; len(got) != 0 {
+			t.Errorf("other work has taint %q", got)
+		}
+	}
+	if got := openAs(t, NewSessions(d, time.Now), grandchild).Taint; len(got) != 3 {
+		t.Errorf("after a restart the taint is %q", got)
+	}
+}
+
+// TestTaintOfForgottenKin: a session that memory dropped taints those of its
+// kin that are still there, and those that are read at that moment.
+func TestTaintOfForgottenKin(t *testing.T) {
+	d := newDisk()
+	s := NewSessions(d, time.Now)
+	id := open(t, s).Session.ID
+	openAs(t, s, child)
+	delete(s.byKey, key{owner.Agent, owner.Principal, owner.Mandate})
+	delete(s.byID, id)
+	s.kins[owner.Root].members--
+	d.between = func() {
+		if err := s.Taint(id, "server:inbox"); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, o := range []Owner{grandchild, child, owner} {
+		if got := openAs(t, s, o).Taint; !slices.Equal(got, []string{"server:inbox"}) {
+			t.Errorf("%s has taint %q (law 6)", o.Mandate, got)
+		}
 	}
 }
 
@@ -157,7 +233,7 @@ func TestSessionNotOpened(t *testing.T) {
 			d.unopened, d.done = errors.New("disk"), done
 			s := NewSessions(d, time.Now)
 			for range 2 {
-				if _, err := s.Open(t.Context(), "spiffe://td/a", "person:dana", "m"); ostiary.KindOf(err) != ostiary.Unavailable || s.Count() != 0 {
+				if _, err := s.Open(t.Context(), owner); ostiary.KindOf(err) != ostiary.Unavailable || s.Count() != 0 {
 					t.Fatalf("%v, %d sessions", err, s.Count())
 				}
 			}
@@ -179,7 +255,7 @@ func TestTaintOfForgottenSession(t *testing.T) {
 	d := newDisk()
 	s := NewSessions(d, time.Now)
 	id := open(t, s).Session.ID
-	s.byKey, s.byID = map[key]*session{}, map[ostiary.SessionID]*session{}
+	s.forget()
 
 	d.fail = errors.New("disk")
 	if err := s.Taint(id, "server:inbox"); ostiary.KindOf(err) != ostiary.Unavailable {
@@ -203,7 +279,7 @@ func TestTaintOfSessionForgottenMeanwhile(t *testing.T) {
 	s := NewSessions(d, time.Now)
 	id := open(t, s).Session.ID
 	d.before = func() {
-		s.byKey, s.byID = map[key]*session{}, map[ostiary.SessionID]*session{}
+		s.forget()
 		open(t, s)
 	}
 	if err := s.Taint(id, "server:inbox"); err != nil {
@@ -262,10 +338,10 @@ func TestForgetting(t *testing.T) {
 	}
 	for i := range maxCached {
 		k := key{agent: ostiary.AgentID(fmt.Sprint(i))}
-		x := &session{key: k, id: ostiary.SessionID(fmt.Sprint(i))}
+		x := &session{key: k, id: ostiary.SessionID(fmt.Sprint(i)), kin: &kin{members: 1}}
 		s.byKey[k], s.byID[x.id] = x, x
 	}
-	if _, err := s.Open(context.Background(), "spiffe://td/b", "person:dana", "m"); err != nil {
+	if _, err := s.Open(context.Background(), Owner{"spiffe://td/b", "person:dana", "m", "m"}); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(s.byKey); n > maxCached/2+2 || n < maxCached/2-2 || n != len(s.byID) {

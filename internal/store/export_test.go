@@ -82,3 +82,21 @@ func OpenSmallIndex(path string, entries Entries, logger *slog.Logger, most int)
 
 // Fingerprint is what stands for a value in the index.
 func Fingerprint(s string) uint32 { return fingerprint(s) }
+
+// MigrateTo brings a database to one of the schema's steps.
+func MigrateTo(ctx context.Context, db *sql.DB, postgres bool, n int) error {
+	steps, err := controlSchema()
+	if err != nil {
+		return err
+	}
+	c, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	d := sqliteDialect()
+	if postgres {
+		d = postgresDialect()
+	}
+	return migrate(ctx, c, d, steps[:n])
+}

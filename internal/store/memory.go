@@ -314,7 +314,7 @@ func (m *Memory) OpenSession(ctx context.Context, fresh provenance.SessionRecord
 	defer leave()
 	k := sessionKey{fresh.Agent, fresh.Principal, fresh.Mandate}
 	if s := m.sessions[k]; s != nil {
-		return copySession(s), nil
+		return m.withKin(s), nil
 	}
 	if m.byID[fresh.ID] != nil {
 		return none, errTaken("session")
@@ -325,12 +325,19 @@ func (m *Memory) OpenSession(ctx context.Context, fresh provenance.SessionRecord
 	if err != nil {
 		return none, err
 	}
-	return copySession(&fresh), nil
+	return m.withKin(&fresh), nil
 }
 
-func copySession(s *provenance.SessionRecord) provenance.SessionRecord {
+// withKin copies a session, with what its kin have read.
+func (m *Memory) withKin(s *provenance.SessionRecord) provenance.SessionRecord {
 	c := *s
-	c.Taint = slices.Clone(s.Taint)
+	c.Taint = nil
+	for _, k := range m.byID {
+		if k.Root == s.Root {
+			c.Taint = append(c.Taint, k.Taint...)
+		}
+	}
+	c.Taint = sorted(c.Taint)
 	return c
 }
 
@@ -341,7 +348,7 @@ func (m *Memory) SessionTaint(ctx context.Context, id ostiary.SessionID) ([]stri
 	}
 	defer leave()
 	if s := m.byID[id]; s != nil {
-		return slices.Clone(s.Taint), nil
+		return m.withKin(s).Taint, nil
 	}
 	return nil, nil
 }

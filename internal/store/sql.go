@@ -257,8 +257,8 @@ func (s *SQL) OpenSession(ctx context.Context, fresh provenance.SessionRecord) (
 		return provenance.SessionRecord{}, err
 	}
 	return write(ctx, s.engine, func(x *txn) (provenance.SessionRecord, error) {
-		n, err := x.exec("INSERT INTO agent_session (id, agent, principal, mandate, started) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-			string(fresh.ID), string(fresh.Agent), string(fresh.Principal), string(fresh.Mandate), stamp(fresh.Started))
+		n, err := x.exec("INSERT INTO agent_session (id, agent, principal, mandate, root, started) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+			string(fresh.ID), string(fresh.Agent), string(fresh.Principal), string(fresh.Mandate), string(fresh.Root), stamp(fresh.Started))
 		if err != nil {
 			return fresh, err
 		}
@@ -282,8 +282,8 @@ func (s *SQL) OpenSession(ctx context.Context, fresh provenance.SessionRecord) (
 // session reads the session of an agent, principal and mandate.
 func session(x *txn, of provenance.SessionRecord) (r provenance.SessionRecord, err error) {
 	var started int64
-	found, err := x.get("SELECT id, agent, principal, mandate, started FROM agent_session WHERE agent = ? AND principal = ? AND mandate = ?",
-		[]any{string(of.Agent), string(of.Principal), string(of.Mandate)}, []any{&r.ID, &r.Agent, &r.Principal, &r.Mandate, &started})
+	found, err := x.get("SELECT id, agent, principal, mandate, root, started FROM agent_session WHERE agent = ? AND principal = ? AND mandate = ?",
+		[]any{string(of.Agent), string(of.Principal), string(of.Mandate)}, []any{&r.ID, &r.Agent, &r.Principal, &r.Mandate, &r.Root, &started})
 	if err != nil {
 		return r, err
 	}
@@ -291,7 +291,7 @@ func session(x *txn, of provenance.SessionRecord) (r provenance.SessionRecord, e
 		return r, errTaken("session")
 	}
 	r.Started = instant(started)
-	rs, err := x.e.conn.QueryContext(x.ctx, x.e.dialect.bind("SELECT source FROM taint WHERE session_id = ? ORDER BY source"), string(r.ID))
+	rs, err := x.e.conn.QueryContext(x.ctx, x.e.dialect.bind(taintOfKin), string(r.ID))
 	if err != nil {
 		return r, err
 	}
@@ -310,8 +310,12 @@ func (s *SQL) SessionTaint(ctx context.Context, id ostiary.SessionID) ([]string,
 	return rows(ctx, s.engine, func(r *sql.Rows) (source string, err error) {
 		err = r.Scan(&source)
 		return source, err
-	}, "SELECT source FROM taint WHERE session_id = ? ORDER BY source", string(id))
+	}, taintOfKin, string(id))
 }
+
+// taintOfKin lists what a session and its kin have read.
+const taintOfKin = `SELECT DISTINCT t.source FROM agent_session one JOIN agent_session kin ON kin.root = one.root
+	JOIN taint t ON t.session_id = kin.id WHERE one.id = ? ORDER BY t.source`
 
 func (s *SQL) TaintSession(ctx context.Context, id ostiary.SessionID, source string) error {
 	if err := checkText("source", string(id), source); err != nil {
@@ -535,10 +539,10 @@ func pinsBody(records []catalog.PinRecord) any {
 }
 
 func checkSession(r provenance.SessionRecord) error {
-	if r.ID == "" || r.Agent == "" {
-		return ostiary.Errorf(ostiary.Malformed, "session", "a session needs an id and an agent")
+	if r.ID == "" || r.Agent == "" || r.Root == "" {
+		return ostiary.Errorf(ostiary.Malformed, "session", "a session needs an id, an agent and the first mandate of its chain")
 	}
-	return checkText("session", append(append([]string{}, r.Taint...), string(r.ID), string(r.Agent), string(r.Principal), string(r.Mandate))...)
+	return checkText("session", append(append([]string{}, r.Taint...), string(r.ID), string(r.Agent), string(r.Principal), string(r.Mandate), string(r.Root))...)
 }
 
 func checkKey(name string, wrapped []byte) error {

@@ -8,6 +8,7 @@ import (
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/provenance"
 	"github.com/ostiary/ostiary/proof"
 )
 
@@ -142,7 +143,8 @@ func prove(log *ledger.Log, e *ledger.Record) error {
 // checkTaint: law 6. Whoever read untrusted content is tainted for good.
 func (w *world) checkTaint(l *life) {
 	for id := range w.read {
-		st, err := l.sessions.Open(l.ctx, id, "person:dana", "m-"+ostiary.MandateID(id.Name()))
+		m := "m-" + ostiary.MandateID(id.Name())
+		st, err := l.sessions.Open(l.ctx, provenance.Owner{Agent: id, Principal: "person:dana", Mandate: m, Root: m})
 		if err != nil || !slices.Contains(st.Taint, "server:mail") {
 			w.problem("law 6: %s read mail, and its session knows %q: %v", id, st.Taint, err)
 		}

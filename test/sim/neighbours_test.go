@@ -69,7 +69,7 @@ func (d *dependencies) Session(ctx context.Context, s *ostiary.Subject, m ostiar
 	if err != nil || how == "garbage" {
 		return gate.SessionFacts{}, err
 	}
-	st, err := d.l.sessions.Open(ctx, s.Agent, s.Principal, m)
+	st, err := d.l.sessions.Open(ctx, provenance.Owner{Agent: s.Agent, Principal: s.Principal, Mandate: m, Root: m})
 	return gate.SessionFacts{Session: st.Session, Taint: st.Taint, Reads: st.Reads}, err
 }
 

@@ -280,7 +280,7 @@ func race(n int, f func(int) error) (won int) {
 }
 
 func session(id string) provenance.SessionRecord {
-	return provenance.SessionRecord{ID: ostiary.SessionID(id), Agent: "spiffe://a/b", Principal: "person:dana", Mandate: "m", Started: day}
+	return provenance.SessionRecord{ID: ostiary.SessionID(id), Agent: "spiffe://a/b", Principal: "person:dana", Mandate: "m", Root: "m", Started: day}
 }
 
 func sessions(t *testing.T, e Engine) {
@@ -309,7 +309,7 @@ func sessions(t *testing.T, e Engine) {
 	if len(got.Taint) != 10 || !slices.IsSorted(got.Taint) || got.ID != mine.ID || !got.Started.Equal(day) {
 		t.Fatalf("%+v", got)
 	}
-	fresh.Mandate = "m2"
+	fresh.Mandate, fresh.Root = "m2", "m2"
 	got = get[provenance.SessionRecord](t)(s.OpenSession(ctx, fresh))
 	fresh.Taint = []string{"y", "z"}
 	same(t, got, fresh)
@@ -319,6 +319,22 @@ func sessions(t *testing.T, e Engine) {
 	want(t, s.TaintSession(ctx, "nobody", "x"), ostiary.NotFound)
 	same(t, get[[]string](t)(s.SessionTaint(ctx, got.ID)), []string{"y", "z"})
 	same(t, get[[]string](t)(s.SessionTaint(ctx, "nobody")), []string(nil))
+
+	// Kin share what they read, before and after they were opened; others do not.
+	child, grandchild := session("child"), session("grandchild")
+	child.Agent, child.Mandate, child.Root = "spiffe://a/c", "m2/1", "m2"
+	grandchild.Agent, grandchild.Mandate, grandchild.Root = "spiffe://a/d", "m2/1/1", "m2"
+	same(t, get[provenance.SessionRecord](t)(s.OpenSession(ctx, child)).Taint, []string{"y", "z"})
+	same(t, get[provenance.SessionRecord](t)(s.OpenSession(ctx, grandchild)).Root, ostiary.MandateID("m2"))
+	must(t, s.TaintSession(ctx, grandchild.ID, "x"))
+	must(t, s.TaintSession(ctx, child.ID, "x"))
+	for _, id := range []ostiary.SessionID{got.ID, child.ID, grandchild.ID} {
+		same(t, get[[]string](t)(s.SessionTaint(ctx, id)), []string{"x", "y", "z"})
+	}
+	same(t, len(get[[]string](t)(s.SessionTaint(ctx, mine.ID))), 10)
+	child.Mandate, child.Root = "m4", ""
+	_, err = s.OpenSession(ctx, child)
+	want(t, err, ostiary.Malformed)
 }
 
 func logs(t *testing.T, e Engine) {
