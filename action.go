@@ -69,6 +69,7 @@ type Context struct {
 	Labels       map[string]Label // by top-level argument name; every declared argument is present
 	Taint        []string         // the session's, sorted
 	Satisfied    []string         // discharged remedies, sorted
+	Approval     HoldID           // the consent they come from; "" if nobody was asked
 	Findings     []Finding        // of inspectors, about the outgoing arguments
 	ReadsTainted int64            // results of untrusted servers read in this session
 }

@@ -26,6 +26,7 @@ var floors = map[string]int{
 	"internal/keyring":     1,
 	"internal/durable":     1,
 	"internal/record":      1,
+	"internal/deferred":    1,
 	"internal/identity":    2,
 	"internal/mandate":     2,
 	"internal/policy":      2,
@@ -34,6 +35,7 @@ var floors = map[string]int{
 	"internal/provenance":  2,
 	"internal/ledger":      2,
 	"internal/people":      2,
+	"internal/approval":    2,
 	"internal/gate":        3,
 	"internal/store":       3,
 	"internal/door":        4,
@@ -51,8 +53,9 @@ var floors = map[string]int{
 // neighbours are the imports along one floor that the table allows, each with
 // its reason.
 var neighbours = map[[2]string]string{
-	{"internal/mcpwire", "internal/strictjson"}: "MCP's envelope is read by the strict scanner",
-	{"verify", "internal/strictjson"}:           "nothing else reads foreign JSON",
+	{"internal/mcpwire", "internal/strictjson"}:  "MCP's envelope is read by the strict scanner",
+	{"internal/deferred", "internal/strictjson"}: "a stored argument is read like one that arrived",
+	{"verify", "internal/strictjson"}:            "nothing else reads foreign JSON",
 }
 
 // onlyFrom lists packages that only the named floors' packages may import.

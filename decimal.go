@@ -87,3 +87,19 @@ func isDigits(s string) bool {
 	}
 	return s != ""
 }
+
+// LowerNumber reports whether a number is strictly nearer to zero than another
+// and on its side of zero, exactly: what may take its place when an action is
+// narrowed. It is a plain decimal, and a whole number if the other is written
+// as one.
+func LowerNumber(literal, than string) bool {
+	bare := strings.TrimPrefix(literal, "-")
+	if !isDecimal(bare) || !strings.ContainsAny(than, ".eE") && strings.Contains(bare, ".") {
+		return false
+	}
+	zero := strings.Trim(bare, "0.") == ""
+	if negative := bare != literal; zero && negative || !zero && negative != strings.HasPrefix(than, "-") {
+		return false
+	}
+	return compareMagnitude(literal, than) < 0
+}

@@ -103,6 +103,7 @@ type Entry struct {
 	Mandate     MandateID
 	Agent       AgentID
 	Principal   PrincipalID
+	Approval    HoldID // of a held call's Outcome: where it waits; of an Intent: the consent it spends
 	Action      string
 	Server      string
 	Pin         Digest
@@ -114,8 +115,9 @@ type Entry struct {
 	Disposition Disposition
 	Snapshot    uint64
 	Policy      Digest
-	Class       string  // retention class; "" is "standard"
-	Payload     Payload // sealed by the ledger; only its commitment is in the entry
+	Class       string            // retention class; "" is "standard"
+	Facts       map[string]string // public statements of a Change, without secrets: a vote with its proof
+	Payload     Payload           // sealed by the ledger; only its commitment is in the entry
 }
 
 // Payload is the sealed part of an entry: what must be kept but not shown.

@@ -19,6 +19,8 @@ type Call struct {
 	Progress    bool            // the caller wants progress notifications
 	Logs        string          // least level of the log messages the caller wants, as MCP names it; "" for none
 	Asked       string          // JSON object, composed by the door, of the client capabilities under which a server may ask this caller inside this call; "" leaves it to what egress declares for all
+	Approval    ostiary.HoldID  // the consent under which a held call is made again; "" for every other
+	Narrowed    ostiary.Digest  // of the action that was asked for, when people consented to a narrower one
 	Fault       error           // the door could not translate the message (malformed, header mismatch, unknown method): it ends after authenticate, refused and recorded like any other call
 	Protocol    string          // protocol and revision the caller speaks, for the record: "mcp/2026-07-28"
 	Trace       string          // the caller's own traceparent as it was sent, "" if none: observers may link to it, nothing follows it

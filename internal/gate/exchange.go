@@ -17,6 +17,7 @@ type exchange struct {
 	subject  ostiary.Subject
 	request  *ostiary.Request
 	decision ostiary.Decision
+	held     ostiary.HoldID // where it waits for people, if it does
 	asked    ostiary.Digest // digest of the action that was asked, if another took its place
 	intentID ostiary.EntryID
 	intended ostiary.Receipt
@@ -39,7 +40,7 @@ var errSettled = ostiary.Errorf(ostiary.Conflict, "settled", "the exchange is al
 
 func (g *Gate) begin(call *Call) *exchange {
 	g.flying.Add(1)
-	x := &exchange{call: call}
+	x := &exchange{call: call, asked: call.Narrowed}
 	if g.observer != nil {
 		x.clock = g.clock
 	}
@@ -71,6 +72,9 @@ func (x *exchange) entry(kind ostiary.EntryKind, now time.Time) *ostiary.Entry {
 		Action: x.call.Action.Name, Server: x.call.Action.Server,
 		Asked: x.asked, Permit: x.decision.Permit, Code: x.decision.Code,
 		Snapshot: x.decision.Snapshot, Policy: x.decision.Policy,
+	}
+	if e.Approval = x.held; e.Approval == "" {
+		e.Approval = x.call.Approval
 	}
 	if r := x.request; r != nil {
 		e.Session, e.Mandate, e.Pin = r.Context.Session.ID, r.Context.Mandate.ID, r.Action.Pin

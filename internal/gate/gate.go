@@ -47,6 +47,7 @@ type Gate struct {
 	obligers   map[string]Obliger
 	tainter    Tainter
 	holder     Holder
+	consents   Consents
 	observer   Observer
 
 	clock  func() time.Time
@@ -54,8 +55,9 @@ type Gate struct {
 	flying sync.WaitGroup // exchanges that are not settled yet
 }
 
-// Options are the neighbours New needs. Inspectors, Obligers, Holder and
-// Observer may be empty; everything else is required.
+// Options are the neighbours New needs. Inspectors, Obligers, Holder, Consents
+// and Observer may be empty; everything else is required. Without Consents no
+// call is made with one.
 type Options struct {
 	Identity  Identity
 	Facts     Facts
@@ -70,6 +72,7 @@ type Options struct {
 	Inspectors   []Inspector
 	Obligers     map[string]Obliger // by obligation type; one not listed here denies
 	Holder       Holder
+	Consents     Consents
 	Observer     Observer
 	Clock        func() time.Time
 	Logger       *slog.Logger
@@ -85,7 +88,7 @@ func New(o Options) *Gate {
 	o = o.guarded()
 	return &Gate{
 		identity: o.Identity, facts: o.Facts, validator: o.Validator, policy: o.Policy, ledger: o.Ledger, egress: o.Egress, containments: o.Containments,
-		inspectors: o.Inspectors, obligers: o.Obligers, tainter: o.Tainter, holder: o.Holder, observer: o.Observer,
+		inspectors: o.Inspectors, obligers: o.Obligers, tainter: o.Tainter, holder: o.Holder, consents: o.Consents, observer: o.Observer,
 		clock: o.Clock, log: o.Logger,
 	}
 }
@@ -151,6 +154,32 @@ func (g *Gate) Handle(ctx context.Context, call Call) (reply *Reply, err error) 
 	// back the end until settle has the Outcome on disk.
 	x.at(StepInspect)
 	return g.inspect(x), nil
+}
+
+// Weigh says what the flow makes of a call now, up to its decision and not
+// further: for people who are asked about it. Nothing is recorded, because
+// nothing was asked for; nothing can leave, because there is no clearance. A
+// denial is a value here, an error is what no decision would change.
+func (g *Gate) Weigh(ctx context.Context, call Call) (_ *ostiary.Request, _ *ostiary.Decision, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = g.bug(p)
+		}
+	}()
+	x := &exchange{call: &call}
+	if x.subject, err = g.identity.Authenticate(ctx, call.Credentials); err != nil {
+		return nil, nil, err
+	}
+	if x.request, err = g.facts.Resolve(ctx, x.subject, &call); err != nil {
+		return nil, nil, err
+	}
+	if err = g.validate(x.request); err != nil {
+		return nil, nil, err
+	}
+	if err = g.decide(ctx, x); err != nil {
+		return nil, nil, err
+	}
+	return x.request, &x.decision, nil
 }
 
 // settle runs once per exchange, whatever happened: it records the outcome.

@@ -641,9 +641,9 @@ type holder struct {
 	err  error
 }
 
-func (h *holder) Hold(_ context.Context, r *ostiary.Request, _ *ostiary.Decision) (string, error) {
+func (h *holder) Hold(_ context.Context, r *ostiary.Request, _ *ostiary.Decision) (ostiary.HoldID, error) {
 	h.held = append(h.held, r)
-	return fmt.Sprint("hold-", len(h.held)), h.err
+	return ostiary.HoldID(fmt.Sprint("hold-", len(h.held))), h.err
 }
 
 func TestRequestableDenialIsHeld(t *testing.T) {

@@ -157,7 +157,7 @@ func (p *parts) Oblige(ctx context.Context, r *ostiary.Request, _ ostiary.Obliga
 	return nil, nil
 }
 
-func (p *parts) Hold(ctx context.Context, _ *ostiary.Request, _ *ostiary.Decision) (string, error) {
+func (p *parts) Hold(ctx context.Context, _ *ostiary.Request, _ *ostiary.Decision) (ostiary.HoldID, error) {
 	if garbage, err := p.b.fault(ctx, "holds"); garbage || err != nil {
 		return "", err
 	}

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"errors"
 
 	"github.com/ostiary/ostiary"
 )
@@ -77,10 +78,28 @@ type Tainter interface {
 
 // Holder keeps a requestable denial until somebody consents: the exact bytes,
 // the subject, and what would discharge it. Hold returns when the hold is
-// durable. A Gate without a Holder refuses requestable denials and says what
-// would change them.
+// durable. ErrNotHeld says that nobody here could consent: then it is a refusal
+// like any other, and so is every requestable denial of a Gate without a
+// Holder. Both say what would change them.
 type Holder interface {
-	Hold(ctx context.Context, r *ostiary.Request, d *ostiary.Decision) (id string, err error)
+	Hold(ctx context.Context, r *ostiary.Request, d *ostiary.Decision) (id ostiary.HoldID, err error)
+}
+
+// ErrNotHeld is what a Holder says, perhaps wrapped, of a denial that nobody
+// here could change by consent.
+var ErrNotHeld = errors.New("nobody could consent")
+
+// Consents knows what people consented to. Satisfied is part of resolve, Spend
+// of record; between the two policy decides again. Safe for concurrent use.
+type Consents interface {
+	// Satisfied returns the facts that a consent makes hold for exactly this
+	// request: its bytes, pin, agent, principal, mandate and session. Every
+	// other request, and a consent that was used, is an error.
+	Satisfied(ctx context.Context, id ostiary.HoldID, r *ostiary.Request) ([]string, error)
+	// Spend uses a consent up for the Intent of this id. Of any number of
+	// callers on any number of gateways exactly one succeeds. It returns when
+	// that is durable; a consent that was spent stays so whatever follows.
+	Spend(ctx context.Context, id ostiary.HoldID, intent ostiary.EntryID, r *ostiary.Request, d *ostiary.Decision) error
 }
 
 // Observer is told of each exchange once, when it has ended: for traces and

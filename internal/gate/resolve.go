@@ -63,6 +63,7 @@ type Resolver struct {
 	Registry     Registry
 	Sessions     Sessions
 	Containments Containments
+	Consents     Consents                    // nil: nobody can consent to anything
 	Servers      map[string]ostiary.Resource // by configured name; fixed for the resolver's life
 	Own          ostiary.Resource            // the gateway itself, for calls that name no server
 	Clock        func() time.Time
@@ -96,7 +97,21 @@ func (f *Resolver) Resolve(ctx context.Context, s ostiary.Subject, call *Call) (
 		Containment: f.Containments.Level(&s, &r.Action),
 		Labels:      labels(r.Action.Arguments), Taint: session.Taint, ReadsTainted: session.Reads,
 	}
-	return r, nil
+	return r, f.consented(ctx, r, call)
+}
+
+// consented adds the facts that people's consent makes hold, for a call that
+// is made with one.
+func (f *Resolver) consented(ctx context.Context, r *ostiary.Request, call *Call) (err error) {
+	switch {
+	case call.Approval == "":
+		return nil
+	case f.Consents == nil:
+		return ostiary.Errorf(ostiary.Denied, "not_holdable", "nobody can consent to anything here")
+	}
+	r.Context.Approval = call.Approval
+	r.Context.Satisfied, err = f.Consents.Satisfied(ctx, call.Approval, r)
+	return err
 }
 
 func (f *Resolver) resource(r *ostiary.Request) error {

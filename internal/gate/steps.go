@@ -47,7 +47,9 @@ func (g *Gate) decide(ctx context.Context, x *exchange) error {
 	if err != nil || rewritten == nil {
 		return err
 	}
-	x.asked = x.request.Action.Digest()
+	if x.asked.IsZero() {
+		x.asked = x.request.Action.Digest()
+	}
 	x.request = withAction(x.request, rewritten)
 	x.decision = ostiary.Decision{}
 	if err := g.validate(x.request); err != nil {
@@ -138,6 +140,10 @@ func (g *Gate) record(ctx context.Context, x *exchange) error {
 		return nil
 	}
 	x.intentID = newEntryID()
+	if err := g.spend(ctx, x); err != nil {
+		x.intentID = ostiary.EntryID{} // nothing was written
+		return err
+	}
 	receipt, err := g.ledger.Append(ctx, x.intent(g.clock()))
 	if err != nil {
 		x.intentID = receipt.ID // zero unless the Intent may stand: then its Outcome must answer it
@@ -145,6 +151,20 @@ func (g *Gate) record(ctx context.Context, x *exchange) error {
 	}
 	x.intended = receipt
 	return nil
+}
+
+// spend uses up the consent a call is made with, for its Intent and no other.
+// A crash between the two leaves a consent that is spent: the call is never
+// made twice.
+func (g *Gate) spend(ctx context.Context, x *exchange) error {
+	id := x.request.Context.Approval
+	switch {
+	case id == "" && x.call.Approval == "":
+		return nil
+	case g.consents == nil || id != x.call.Approval:
+		return ostiary.Errorf(ostiary.Internal, "approval_astray", "internal error")
+	}
+	return g.consents.Spend(ctx, id, x.intentID, x.request, &x.decision)
 }
 
 // bind makes the clearance. It alone does, and only from a recorded permit.
@@ -187,12 +207,12 @@ func (g *Gate) refuse(ctx context.Context, x *exchange, cause error) error {
 		return &e
 	}
 	d := x.disposition(&e)
-	if d == ostiary.Refused && e.Kind == ostiary.Denied && x.decision.Requestable() && g.holder != nil {
-		id, err := g.holder.Hold(ctx, x.request, &x.decision)
-		if err != nil {
+	if d == ostiary.Refused && e.Kind == ostiary.Denied && x.decision.Requestable() && g.holder != nil && x.call.Approval == "" {
+		switch id, err := g.holder.Hold(ctx, x.request, &x.decision); {
+		case err == nil:
+			d, x.held, e.Code, e.Field = ostiary.Held, id, "held", string(id)
+		case !errors.Is(err, ErrNotHeld):
 			e = *ostiary.AsError(err)
-		} else {
-			d, e.Code, e.Field = ostiary.Held, "held", id
 		}
 	}
 	if err := g.settle(ctx, x, d, &e); err != nil {

@@ -28,6 +28,9 @@ func (o Options) guarded() Options {
 	if o.Holder != nil {
 		o.Holder = w
 	}
+	if o.Consents != nil {
+		o.Consents = w
+	}
 	o.Obligers = maps.Clone(o.Obligers)
 	for name, x := range o.Obligers {
 		o.Obligers[name] = careful{x, w}
@@ -76,7 +79,8 @@ func (w *wary) Resolve(ctx context.Context, s ostiary.Subject, call *Call) (r *o
 	if r, err = w.Facts.Resolve(ctx, s, call); err != nil {
 		return nil, err
 	}
-	if r == nil || r.Subject.Agent != s.Agent || r.Context.Session.ID == "" || !sameAction(&r.Action, &call.Action) {
+	if r == nil || r.Subject.Agent != s.Agent || r.Context.Session.ID == "" || !sameAction(&r.Action, &call.Action) ||
+		r.Context.Approval != call.Approval || len(r.Context.Satisfied) > 0 && call.Approval == "" {
 		return nil, ostiary.Errorf(ostiary.Internal, "resolve_astray", "internal error")
 	}
 	return r, nil
@@ -183,7 +187,18 @@ func (w *wary) Taint(id ostiary.SessionID, r ostiary.Resource) (err error) {
 	return w.Tainter.Taint(id, r)
 }
 
-func (w *wary) Hold(ctx context.Context, r *ostiary.Request, d *ostiary.Decision) (id string, err error) {
+// Satisfied and Spend count for nothing unless they say so.
+func (w *wary) Satisfied(ctx context.Context, id ostiary.HoldID, r *ostiary.Request) (facts []string, err error) {
+	defer w.named("consent", &err)
+	return w.Options.Consents.Satisfied(ctx, id, r)
+}
+
+func (w *wary) Spend(ctx context.Context, id ostiary.HoldID, intent ostiary.EntryID, r *ostiary.Request, d *ostiary.Decision) (err error) {
+	defer w.named("spend", &err)
+	return w.Options.Consents.Spend(ctx, id, intent, r, d)
+}
+
+func (w *wary) Hold(ctx context.Context, r *ostiary.Request, d *ostiary.Decision) (id ostiary.HoldID, err error) {
 	defer w.named("hold", &err)
 	if id, err = w.Holder.Hold(ctx, r, d); err == nil && id == "" {
 		err = ostiary.Errorf(ostiary.Unavailable, "hold_lost", "the call could not be held")

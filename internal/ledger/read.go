@@ -92,7 +92,7 @@ func headOf(e *proof.Entry) ostiary.Entry {
 		Kind: e.Kind, ID: e.ID, Time: e.Time, Answers: e.Answers, Parent: e.Parent,
 		Session: ostiary.SessionID(e.Session), Mandate: ostiary.MandateID(e.Mandate),
 		Agent: ostiary.AgentID(e.Agent), Principal: ostiary.PrincipalID(e.Principal),
-		Action: e.Action, Server: e.Server, Pin: e.Pin, Asked: e.Asked, Permit: e.Permit, Code: e.Code,
+		Approval: ostiary.HoldID(e.Approval), Action: e.Action, Server: e.Server, Pin: e.Pin, Asked: e.Asked, Permit: e.Permit, Code: e.Code,
 		Reasons: e.Reasons, Obligations: e.Obligations, Disposition: e.Disposition,
 		Snapshot: e.Snapshot, Policy: e.Policy, Class: e.Class,
 	}

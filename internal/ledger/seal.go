@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -86,7 +88,7 @@ func (l *Log) seal(ctx context.Context, p *pending, e *ostiary.Entry) error {
 	*x = proof.Entry{
 		Kind: e.Kind, ID: e.ID, Log: v.origin, Answers: e.Answers, Parent: e.Parent,
 		Session: string(e.Session), Mandate: string(e.Mandate), Agent: string(e.Agent), Principal: string(e.Principal),
-		Action: e.Action, Server: e.Server, Pin: e.Pin, Asked: e.Asked, Permit: e.Permit, Code: e.Code,
+		Approval: string(e.Approval), Facts: factsOf(e.Facts), Action: e.Action, Server: e.Server, Pin: e.Pin, Asked: e.Asked, Permit: e.Permit, Code: e.Code,
 		Reasons: e.Reasons, Obligations: e.Obligations, Disposition: e.Disposition,
 		Snapshot: e.Snapshot, Policy: e.Policy, Class: e.Class,
 	}
@@ -131,6 +133,18 @@ func (l *Log) finish(ctx context.Context, p *pending, v *volume, payload *ostiar
 	return nil
 }
 
+// factsOf is the published form of an entry's public statements.
+func factsOf(m map[string]string) []proof.Fact {
+	if len(m) == 0 {
+		return nil
+	}
+	out := make([]proof.Fact, 0, len(m))
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, proof.Fact{Name: name, Value: m[name]})
+	}
+	return out
+}
+
 // now is the wall clock, but never before a time already recorded.
 func (l *Log) now() time.Time {
 	t := l.opt.Clock()
@@ -154,7 +168,7 @@ func fit(x *proof.Entry) error {
 	}{
 		{"session", &x.Session, 128}, {"mandate", &x.Mandate, 128}, {"agent", &x.Agent, 1024},
 		{"principal", &x.Principal, 256}, {"action", &x.Action, 256}, {"server", &x.Server, 128},
-		{"code", &x.Code, 64}, {"class", &x.Class, 32},
+		{"approval", &x.Approval, 64}, {"code", &x.Code, 64}, {"class", &x.Class, 32},
 	} {
 		cut := clip(*f.s, f.limit)
 		if cut == *f.s {

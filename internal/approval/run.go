@@ -1,0 +1,535 @@
+package approval
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ostiary/ostiary"
+)
+
+// Settlement is what became of a held call, for whoever asked for it.
+type Settlement struct {
+	Hold        ostiary.HoldID
+	State       ostiary.HoldState
+	Disposition ostiary.Disposition // of a call that was carried out
+	Failed      bool                // Body is the far side's own error object
+	Body        []byte              // the far side's result; nil if there is none, or none any more
+	Kind        ostiary.Kind        // of Err
+	Err         *ostiary.Error      // why there is no result: what the caller may know
+	Retry       bool                // nothing was sent and nothing was spent: it may be tried again
+}
+
+// result is a settlement as it is sealed.
+type result struct {
+	Failed bool                `json:"failed,omitempty"`
+	Body   []byte              `json:"body,omitempty"`
+	Kind   ostiary.Kind        `json:"kind,omitempty"`
+	Code   string              `json:"code,omitempty"`
+	Field  string              `json:"field,omitempty"`
+	Text   string              `json:"text,omitempty"`
+	Reason []ostiary.Reason    `json:"reasons,omitempty"`
+	Entry  ostiary.EntryRef    `json:"entry,omitzero"`
+	Long   bool                `json:"long,omitempty"` // the body was too long to keep
+	Ended  ostiary.Disposition `json:"disposition"`
+}
+
+const (
+	// followEvery is how soon a decision that was counted by another process
+	// of the same store is noticed here.
+	followEvery = 250 * time.Millisecond
+	// retryEvery is how long a granted call waits after it could not be begun.
+	retryEvery = 2 * time.Second
+	// sweepEvery is how often holds that ended long ago are removed.
+	sweepEvery = 10 * time.Minute
+	// most is how many granted calls are carried out at once.
+	most = 64
+	// keepTimeout bounds how long what became of a call may take to be kept.
+	keepTimeout = 10 * time.Second
+)
+
+// Run carries out what is granted, ends what nobody decided in time, and tells
+// who waits, until ctx ends; then it waits for the calls under way. Of the
+// processes that share a store each runs its own gateway's holds. It must be
+// called once.
+//
+// What an earlier process of this gateway had spent and not settled is named
+// unknown first: it may have been sent, and is never sent again.
+func (a *Approvals) Run(ctx context.Context) {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	slots := make(chan struct{}, most)
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	f := follower{a: a}
+	for {
+		if err := f.follow(ctx, &calls, slots); ctx.Err() == nil {
+			f.say(err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+// follower is what Run knows.
+type follower struct {
+	a         *Approvals
+	recovered bool
+	seen      uint64
+	later     map[ostiary.HoldID]time.Time // granted, and not to be begun before
+	swept     time.Time
+	failing   bool
+}
+
+func (f *follower) say(err error) {
+	switch {
+	case err != nil && !f.failing:
+		f.a.o.Log.Error("held actions cannot be followed; nothing is lost, and it is tried again", "error", err)
+	case err == nil && f.failing:
+		f.a.o.Log.Info("held actions are followed again")
+	}
+	f.failing = err != nil
+}
+
+func (f *follower) follow(ctx context.Context, calls *sync.WaitGroup, slots chan struct{}) error {
+	a := f.a
+	if !f.recovered {
+		if err := a.recover(ctx); err != nil {
+			return err
+		}
+		f.recovered, f.later = true, map[ostiary.HoldID]time.Time{}
+	}
+	if err := a.expire(ctx); err != nil {
+		return err
+	}
+	if err := f.changed(ctx); err != nil {
+		return err
+	}
+	if err := f.begin(ctx, calls, slots); err != nil {
+		return err
+	}
+	if now := a.o.Clock(); now.Sub(f.swept) >= sweepEvery {
+		f.swept = now
+		if _, err := a.o.Store.SweepHolds(ctx, now); err != nil {
+			return err
+		}
+	}
+	return a.foreign(ctx)
+}
+
+// recover names unknown what this gateway had spent when it stopped.
+func (a *Approvals) recover(ctx context.Context) error {
+	for {
+		rows, err := a.o.Store.Holds(ctx, Filter{Gateway: a.o.Gateway, States: []ostiary.HoldState{ostiary.HoldSpent}, Limit: MaxList})
+		if err != nil {
+			return err
+		}
+		for i := range rows {
+			h, err := a.change(ctx, rows[i].ID, func(h *Hold) error {
+				if h.State != ostiary.HoldSpent {
+					return errAlready
+				}
+				h.State = ostiary.HoldUnknown
+				h.Ended = Ending{At: a.o.Clock().UTC(), Why: "the gateway stopped while it was being carried out; it may have happened, and is not sent again", Code: "hold_unknown", Disposition: ostiary.Unknown}
+				return nil
+			})
+			if err != nil && err != error(errAlready) {
+				return err
+			}
+			if err == nil {
+				a.o.Log.Error("a consent was spent when the gateway stopped; nobody can say whether its action happened", "hold", string(h.ID), "action", h.Call.Action.Name, "agent", string(h.Question.Agent))
+				if err := a.o.Record(ctx, Event{What: "unknown", Hold: h.ID, Agent: h.Question.Agent, Detail: h.Ended.Why}); err != nil {
+					return err
+				}
+			}
+		}
+		if len(rows) < MaxList {
+			return nil
+		}
+	}
+}
+
+// errAlready says that somebody else did it.
+var errAlready = ostiary.Errorf(ostiary.Conflict, "hold_decided", "this was decided already")
+
+// expire refuses what nobody decided in time, of every gateway: one that
+// stopped leaves nothing open. What was granted and could not be begun in time
+// ends too.
+func (a *Approvals) expire(ctx context.Context) error {
+	now := a.o.Clock()
+	rows, err := a.o.Store.Holds(ctx, Filter{States: []ostiary.HoldState{ostiary.HoldPending, ostiary.HoldGranted}, Before: now, Limit: MaxList})
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		if a.busy(rows[i].ID) {
+			continue
+		}
+		h, err := a.change(ctx, rows[i].ID, func(h *Hold) error {
+			if h.State != ostiary.HoldPending && h.State != ostiary.HoldGranted || h.Expires.After(now) {
+				return errAlready
+			}
+			why, code := "nobody decided in time", "hold_expired"
+			if h.State == ostiary.HoldGranted {
+				why, code = "it was consented to, and could not be begun in time", "approval_expired"
+			}
+			h.State, h.Ended = ostiary.HoldExpired, Ending{At: now.UTC(), Why: why, Code: code}
+			return nil
+		})
+		switch {
+		case err == error(errAlready) || ostiary.KindOf(err) == ostiary.Conflict:
+		case err != nil:
+			return err
+		default:
+			if err := a.o.Record(ctx, Event{What: "expire", Hold: h.ID, Agent: h.Question.Agent, Detail: h.Ended.Why}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// changed tells who waits what was decided since it last looked.
+func (f *follower) changed(ctx context.Context) error {
+	a := f.a
+	rows, err := a.o.Store.Holds(ctx, Filter{Gateway: a.o.Gateway, Since: f.seen, States: ended, Limit: MaxList})
+	if err != nil {
+		return err
+	}
+	top := f.seen
+	for i := range rows {
+		top = max(top, rows[i].Revision)
+		if !a.waitedFor(rows[i].ID) || a.busy(rows[i].ID) {
+			continue
+		}
+		s, err := a.settlement(ctx, rows[i].ID)
+		if err != nil {
+			return err
+		}
+		a.tell(s)
+	}
+	if len(rows) < MaxList {
+		f.seen = top
+	}
+	return nil
+}
+
+var ended = []ostiary.HoldState{ostiary.HoldDone, ostiary.HoldRefused, ostiary.HoldExpired, ostiary.HoldVoid, ostiary.HoldUnknown}
+
+// begin carries out what is granted, each in a goroutine that Run waits for.
+func (f *follower) begin(ctx context.Context, calls *sync.WaitGroup, slots chan struct{}) error {
+	a := f.a
+	rows, err := a.o.Store.Holds(ctx, Filter{Gateway: a.o.Gateway, States: []ostiary.HoldState{ostiary.HoldGranted}, Limit: MaxList})
+	if err != nil {
+		return err
+	}
+	granted := map[ostiary.HoldID]bool{}
+	for i := range rows {
+		id := rows[i].ID
+		granted[id] = true
+		if at, ok := f.later[id]; ok && a.o.Clock().Before(at) || a.busy(id) {
+			continue
+		}
+		h, err := a.open(&rows[i])
+		if err != nil {
+			return err
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			return nil // the next round
+		}
+		f.later[id] = a.o.Clock().Add(retryEvery)
+		a.start(id)
+		calls.Go(func() {
+			defer func() { <-slots }()
+			a.carryOut(ctx, h)
+		})
+	}
+	for id := range f.later {
+		if !granted[id] {
+			delete(f.later, id)
+		}
+	}
+	return nil
+}
+
+// carryOut executes one granted hold, keeps what became of it, and tells who
+// waits. Execute knows how long a call may take when the gateway is stopping.
+func (a *Approvals) carryOut(ctx context.Context, h *Hold) {
+	defer a.finish(h.ID)
+	s := a.execute(ctx, h)
+	s.Hold = h.ID
+	if s.Retry {
+		a.o.Log.Warn("a granted action could not be begun; it is tried again", "hold", string(h.ID), "error", s.Err)
+		return
+	}
+	keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout) // the log has it, whoever stops
+	defer cancel()
+	state, err := a.keep(keep, &s)
+	if err != nil {
+		a.o.Log.Error("what became of an approved action could not be kept; the log has it", "hold", string(h.ID), "error", err)
+	}
+	s.State = state
+	a.tell(s)
+}
+
+func (a *Approvals) execute(ctx context.Context, h *Hold) (s Settlement) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.o.Log.Error("panic while an approved action was carried out", "hold", string(h.ID), "panic", ostiary.Panicked(p))
+			s = Settlement{Disposition: ostiary.Unknown, Err: ostiary.Errorf(ostiary.Internal, "panic", "internal error")}
+		}
+	}()
+	return a.o.Execute(ctx, h)
+}
+
+// keep writes what became of a call over its hold, with its result sealed.
+func (a *Approvals) keep(ctx context.Context, s *Settlement) (state ostiary.HoldState, err error) {
+	for range maxMoves {
+		var r Row
+		if r, err = a.o.Store.Hold(ctx, s.Hold); err != nil {
+			return ostiary.HoldUnknown, err
+		}
+		var h *Hold
+		if h, err = a.open(&r); err != nil {
+			return ostiary.HoldUnknown, err
+		}
+		switch h.State {
+		case ostiary.HoldGranted: // it never got as far as being sent
+			h.State = ostiary.HoldVoid
+		case ostiary.HoldSpent:
+			if h.State = ostiary.HoldDone; s.Disposition == ostiary.Unknown {
+				h.State = ostiary.HoldUnknown
+			}
+		default:
+			return h.State, nil
+		}
+		h.Ended = Ending{At: a.o.Clock().UTC(), Disposition: s.Disposition}
+		if s.Err != nil {
+			h.Ended.Why, h.Ended.Code = s.Err.Detail, s.Err.Code
+			if !s.Err.Entry.IsZero() {
+				h.Ended.Entry = s.Err.Entry.String()
+			}
+		}
+		state = h.State
+		var next Row
+		if next, err = a.row(h); err != nil {
+			return state, err
+		}
+		if next.Result, err = a.sealResult(s); err != nil {
+			return state, err
+		}
+		if _, err = a.o.Store.ReplaceHold(ctx, next); err == nil || ostiary.KindOf(err) != ostiary.Conflict {
+			return state, err
+		}
+	}
+	return state, err
+}
+
+func (a *Approvals) sealResult(s *Settlement) ([]byte, error) {
+	r := result{Failed: s.Failed, Body: s.Body, Ended: s.Disposition}
+	if len(r.Body) > MaxResult {
+		r.Body, r.Long = nil, true
+	}
+	if e := s.Err; e != nil {
+		r.Kind, r.Code, r.Field, r.Text, r.Reason, r.Entry = e.Kind, e.Code, e.Field, e.Detail, e.Reasons, e.Entry
+	}
+	plain, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	return a.o.Seal.Seal(plain, []byte("result/"+string(s.Hold)))
+}
+
+// settlement reads what became of a hold that has ended.
+func (a *Approvals) settlement(ctx context.Context, id ostiary.HoldID) (Settlement, error) {
+	r, err := a.o.Store.Hold(ctx, id)
+	if err != nil {
+		if ostiary.KindOf(err) == ostiary.NotFound {
+			err = errNoHold(id)
+		}
+		return Settlement{}, err
+	}
+	h, err := a.open(&r)
+	if err != nil {
+		return Settlement{}, err
+	}
+	s := Settlement{Hold: id, State: h.State, Disposition: h.Ended.Disposition}
+	switch h.State {
+	case ostiary.HoldRefused:
+		s.Err = ostiary.Errorf(ostiary.Denied, h.Ended.Code, "%s refused it: %s", h.Ended.By, h.Ended.Why)
+	case ostiary.HoldExpired:
+		s.Err = ostiary.Errorf(ostiary.Denied, h.Ended.Code, "%s", h.Ended.Why)
+	case ostiary.HoldUnknown:
+		s.Err = ostiary.Errorf(ostiary.Upstream, "hold_unknown", "%s", h.Ended.Why)
+	case ostiary.HoldPending, ostiary.HoldGranted, ostiary.HoldSpent:
+		s.Err = ostiary.Errorf(ostiary.Denied, "held", "it waits for people").At(string(id))
+	}
+	if len(r.Result) == 0 || h.Ended.At.Add(ResultLife).Before(a.o.Clock()) {
+		if s.Err == nil && h.State.Ended() {
+			s.Err = ostiary.Errorf(ostiary.NotFound, "result_gone", "the result is not kept any more").At("hold")
+		}
+		return s, nil
+	}
+	plain, err := a.o.Seal.Open(r.Result, []byte("result/"+string(id)))
+	if err != nil {
+		return Settlement{}, corrupt(id, err)
+	}
+	var kept result
+	if err := json.Unmarshal(plain, &kept); err != nil {
+		return Settlement{}, corrupt(id, err)
+	}
+	s.Failed, s.Body = kept.Failed, kept.Body
+	if kept.Code != "" || kept.Text != "" {
+		e := ostiary.Errorf(kept.Kind, kept.Code, "%s", kept.Text).At(kept.Field)
+		e.Reasons, e.Entry = kept.Reason, kept.Entry
+		s.Err = e
+	}
+	if kept.Long {
+		s.Err = ostiary.Errorf(ostiary.NotFound, "result_long", "it was carried out, but its result was too long to be kept").At("hold")
+	}
+	return s, nil
+}
+
+// Asks is who may learn what became of a hold: the same agent, on the same
+// authority, under the same mandate. So it is the same session.
+type Asks struct {
+	Agent     ostiary.AgentID
+	Principal ostiary.PrincipalID
+	Mandate   ostiary.MandateID
+}
+
+// AsksOf is who a subject asks as.
+func AsksOf(s *ostiary.Subject) Asks { return Asks{s.Agent, s.Principal, s.Mandate} }
+
+// Result returns what has become of a hold, at once: one that has not ended
+// has an Err of the code "held". NotFound for everybody but who asked for it.
+func (a *Approvals) Result(ctx context.Context, id ostiary.HoldID, who Asks) (Settlement, error) {
+	h, err := a.get(ctx, id)
+	if err != nil {
+		return Settlement{}, err
+	}
+	if who.Agent == "" || who != (Asks{h.Question.Agent, h.Question.Principal, h.Question.Mandate}) {
+		return Settlement{}, errNoHold(id)
+	}
+	return a.settlement(ctx, id)
+}
+
+// Wait returns when a hold has ended, like Result, or when ctx has: then with
+// what Result would say. The first of those who wait here when a call ends
+// gets a result that is too long to be kept, too.
+func (a *Approvals) Wait(ctx context.Context, id ostiary.HoldID, who Asks) (Settlement, error) {
+	told := make(chan Settlement, 1)
+	a.mu.Lock()
+	a.waiting[id] = append(a.waiting[id], told)
+	a.mu.Unlock()
+	defer a.leave(id, told)
+	s, err := a.Result(ctx, id, who)
+	if err != nil || s.State.Ended() && !a.busy(id) {
+		return s, err
+	}
+	select {
+	case s := <-told:
+		return s, nil
+	case <-ctx.Done():
+		select {
+		case s := <-told:
+			return s, nil
+		default:
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
+			defer cancel()
+			return a.Result(last, id, who)
+		}
+	}
+}
+
+func (a *Approvals) leave(id ostiary.HoldID, told chan Settlement) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	left := slices.DeleteFunc(a.waiting[id], func(c chan Settlement) bool { return c == told })
+	if len(left) == 0 {
+		delete(a.waiting, id)
+		return
+	}
+	a.waiting[id] = left
+}
+
+func (a *Approvals) waitedFor(id ostiary.HoldID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.waiting[id]) > 0
+}
+
+// tell hands a settlement to everybody who waits for it here.
+func (a *Approvals) tell(s Settlement) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.waiting[s.Hold] {
+		select {
+		case c <- s:
+		default: // told already
+		}
+	}
+}
+
+// foreign looks after who waits here for a hold of another gateway.
+func (a *Approvals) foreign(ctx context.Context) error {
+	a.mu.Lock()
+	var ids []ostiary.HoldID
+	for id := range a.waiting {
+		ids = append(ids, id)
+	}
+	a.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	rows, err := a.o.Store.Holds(ctx, Filter{States: ended, Limit: MaxList, IDs: ids[:min(len(ids), MaxList)]})
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		if rows[i].Gateway == a.o.Gateway {
+			continue
+		}
+		s, err := a.settlement(ctx, rows[i].ID)
+		if err != nil {
+			return err
+		}
+		a.tell(s)
+	}
+	return nil
+}
+
+// nudge makes Run look at once.
+func (a *Approvals) nudge() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (a *Approvals) start(id ostiary.HoldID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.running[id] = true
+}
+
+func (a *Approvals) finish(id ostiary.HoldID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.running, id)
+}
+
+// busy reports whether a hold's call is under way here.
+func (a *Approvals) busy(id ostiary.HoldID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.running[id]
+}
