@@ -1,6 +1,10 @@
 package ostiary
 
-import "time"
+import (
+	"slices"
+	"strconv"
+	"time"
+)
 
 // Action is one operation with its argument bytes. Arguments is a view into
 // the buffer that arrived: what is validated, decided, recorded and forwarded
@@ -67,6 +71,7 @@ type Context struct {
 	Risk         Risk
 	Containment  Containment
 	Labels       map[string]Label // by top-level argument name; every declared argument is present
+	Provenance   Provenance       // where the arguments came from, in detail
 	Taint        []string         // the session's, sorted
 	Satisfied    []string         // discharged remedies, sorted
 	Approval     HoldID           // the consent they come from; "" if nobody was asked
@@ -144,6 +149,7 @@ const (
 	Untrusted Integrity = iota
 	FromAgent           // the agent's own words: matches no source
 	Trusted
+	Delegated // content of unknown integrity, in a place that the task's own words pick out
 )
 
 // Label says where data came from, how far to trust it, and who may read it.
@@ -153,4 +159,67 @@ type Label struct {
 	Integrity Integrity
 	Readers   []string // data classes that may read it; empty means nobody
 	Sources   []string // where it came from, e.g. "server:inbox"; "unknown" when nobody can say
+}
+
+// rising orders integrity from what may steer most to what may steer least.
+var rising = [...]uint8{Trusted: 0, FromAgent: 1, Delegated: 2, Untrusted: 3}
+
+// Join is the label of a value made of two: no more trusted than either, from
+// all their sources, and readable by those alone who may read both.
+func (l Label) Join(o Label) Label {
+	out := Label{Integrity: l.Integrity, Sources: union(l.Sources, o.Sources)}
+	if int(l.Integrity) >= len(rising) || int(o.Integrity) >= len(rising) {
+		out.Integrity = Untrusted
+	} else if rising[o.Integrity] > rising[l.Integrity] {
+		out.Integrity = o.Integrity
+	}
+	for _, r := range l.Readers {
+		if slices.Contains(o.Readers, r) {
+			out.Readers = append(out.Readers, r)
+		}
+	}
+	return out
+}
+
+func union(a, b []string) []string {
+	out := slices.Concat(a, b)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Origin is the path by which a value came into an argument: which result
+// showed it, in which field, and what follows. Its words are safe to show to
+// whoever may see the arguments.
+type Origin struct {
+	Argument string // JSON Pointer into the arguments
+	Role     string // what the argument decides: "destination", "amount"; or what was found inside a text: "link"
+	State    string // "untrusted", "unclear", "field", "delegated", "own"
+	Server   string // whose result showed it; "" if none did
+	Tool     string
+	Step     int    // which result of the session, from 1
+	Field    string // where in the result
+	How      string // "exact", "inside", "base64", "reversed", "cut", "combined", "computed"
+}
+
+// Provenance is what is known of where the arguments of a call came from.
+type Provenance struct {
+	Chosen  []string // "role:state" of what the arguments decide, sorted
+	Origins []Origin // of what came neither from the task nor from the agent
+	Given   bool     // the mandate carries a task to compare with
+	Asked   bool     // the task's words call for this tool
+}
+
+// String says the path in words.
+func (o *Origin) String() string {
+	where := "appeared in nothing that was read"
+	if o.Tool != "" {
+		where = "appeared in " + o.Tool + " result #" + strconv.Itoa(o.Step)
+		if o.Field != "" {
+			where += ", " + o.Field
+		}
+		if o.How != "" && o.How != "exact" {
+			where += " (" + o.How + ")"
+		}
+	}
+	return o.Argument + " (" + o.Role + "): " + where + ": " + o.State
 }

@@ -1,0 +1,853 @@
+package provenance
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/ostiary/ostiary"
+)
+
+// Grade says what is known of where one value came from.
+type Grade uint8
+
+const (
+	Untrusted Grade = iota // content of unknown integrity says it, and nothing else accounts for it
+	Unclear                // it stands nowhere, and the session has read content of unknown integrity
+	Field                  // a field of a record says it, and no free text does
+	Delegated              // content says it, and the task's own words pick that content out
+	Own                    // the account's own data say it
+	Agent                  // the agent wrote it before it had read anything of unknown integrity
+	Trusted                // a trusted source says it
+	Given                  // the task says it
+)
+
+var stateNames = [...]string{"untrusted", "unclear", "field", "delegated", "own", "agent", "trusted", "task"}
+
+// String returns the state's word.
+func (s Grade) String() string { return stateNames[min(int(s), len(stateNames)-1)] }
+
+// Limits of one session's index. Beyond them the session's own taint applies
+// to every value that the task does not say.
+const (
+	maxPostings = 1 << 20 // words, marks and fields: at most some 64 MiB
+	maxResults  = 4096
+	maxMemos    = 4096
+	maxLeaves   = 512 // of one call's arguments that are traced one by one
+)
+
+// Index knows where the values of one session came from. Safe for concurrent
+// use: its owner holds its lock.
+type Index struct {
+	corpus  *corpus
+	results []result
+	records uint32
+	memos   map[memoKey]memo
+	tainted bool // something of unknown integrity was read
+	full    bool // a limit was met, or what was read before is not known
+	scan    scan
+	reader  reader
+	steps   int
+	holders map[hash]int // how many records hold an address
+	holding int          // how many hold any
+}
+
+type result struct {
+	server, tool string
+	step         int
+	profile      *Profile
+	spans        [2]uint32
+	records      int  // of more than one field
+	named        bool // asked for by a name that the task gives
+	trusted      bool
+	speaks       bool // it holds text that is addressed to an agent
+	host         string
+	rows         map[hash]int // how many records hold a value, to know what they have in common
+	anchors      map[uint32]anchor
+}
+
+type anchor struct {
+	ok   bool
+	word hash // what picked it out
+}
+
+type memoKey struct {
+	arg  string
+	form string
+}
+
+type memo struct {
+	state Grade
+	from  ostiary.Origin
+}
+
+// NewIndex returns the index of a session. lost says that the session read
+// something before that the index does not hold.
+func NewIndex(lost bool) *Index {
+	return &Index{corpus: newCorpus(), memos: map[memoKey]memo{}, holders: map[hash]int{}, full: lost, tainted: lost}
+}
+
+// Learn adds what a call returned. It must be called before any of it is
+// released.
+func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted bool) {
+	x.steps++
+	trusted = trusted || p.Trusted
+	if !trusted {
+		x.tainted = true
+	}
+	if x.corpus.size() > maxPostings || len(x.results) >= maxResults {
+		x.full = true
+		return
+	}
+	x.reader.record = x.records
+	x.reader.result(reply)
+	x.records = x.reader.record
+	n := uint32(len(x.results))
+	r := result{server: p.Server, tool: p.Tool, step: x.steps, profile: p, trusted: trusted, rows: map[hash]int{}, anchors: map[uint32]anchor{}}
+	r.spans[0] = uint32(len(x.corpus.spans))
+	last, held := uint32(0), uint32(0)
+	for i := range x.reader.fields {
+		f := &x.reader.fields[i]
+		if x.corpus.size() > maxPostings {
+			x.full = true
+			break
+		}
+		x.corpus.add(&x.scan, n, f.record, f.kind, f.path, f.text)
+		if f.record != last {
+			last = f.record
+			r.records++
+		}
+		if f.kind == fieldProse {
+			r.speaks = r.speaks || speaks(&x.scan)
+			x.encoded(n, f)
+		} else {
+			s := &x.corpus.spans[len(x.corpus.spans)-1]
+			r.rows[s.only]++
+			if s.mark < s.markTo && x.corpus.marks[s.mark].kind == markEmail {
+				x.holders[s.only]++
+				if held != f.record {
+					held = f.record
+					x.holding++
+				}
+			}
+			if f.kind == fieldWhole && len(f.text) > 40 {
+				r.speaks = r.speaks || speaks(&x.scan)
+			}
+		}
+	}
+	r.spans[1] = uint32(len(x.corpus.spans))
+	r.named, r.host = x.askedFor(p, task, args)
+	x.results = append(x.results, r)
+}
+
+// encoded adds what base64 or hexadecimal inside a text says.
+func (x *Index) encoded(n uint32, f *field) {
+	for i, start := 0, 0; i <= len(f.text); i++ {
+		if i < len(f.text) && isEncoded(f.text[i]) {
+			continue
+		}
+		w := f.text[start:i]
+		start = i + 1
+		if len(w) < 16 || !strings.ContainsAny(w, "0123456789=") && strings.ToLower(w) == w {
+			continue
+		}
+		if d, ok := decoded(w); ok {
+			var s scan
+			x.corpus.add(&s, n, f.record, fieldProse, f.path+" (decoded)", d)
+		}
+	}
+}
+
+// isEncoded reports whether a byte may stand in base64 or hexadecimal.
+func isEncoded(c byte) bool {
+	return isWordByte(c|0x20) || c == '+' || c == '/' || c == '-' || c == '_' || c == '='
+}
+
+// askedFor reports whether a call fetched something by a name that the task
+// gives, or that was picked out by the task before.
+func (x *Index) askedFor(p *Profile, task *Task, args ostiary.Value) (named bool, host string) {
+	var s scan
+	leaves(args, "", func(arg, _ string, v ostiary.Value) bool {
+		if v.Kind() != ostiary.String {
+			return true
+		}
+		s.read(v.Text())
+		for i := range s.marks {
+			if s.marks[i].kind == markHost && host == "" {
+				host = s.text[s.marks[i].start:s.marks[i].end]
+			}
+		}
+		if p.Effect && p.Args[arg] != Location {
+			return true
+		}
+		m, ok := x.memos[memoKey{arg, s.text}]
+		particular := len(s.words) > 0 && (p.Args[arg] != Content && p.Args[arg] != Plain || task.namesAny(&s))
+		if particular && (task.says(&s) || ok && m.state == Delegated) {
+			named = true
+		}
+		return true
+	})
+	return named, host
+}
+
+// namesAny reports whether one of the words names something in the task.
+func (t *Task) namesAny(s *scan) bool {
+	if t == nil {
+		return false
+	}
+	for i := range s.words {
+		if t.names[s.words[i].hash] {
+			return true
+		}
+	}
+	return false
+}
+
+// leaves walks over the values of arguments that hold no others. arg is the
+// top-level argument, at the pointer. It stops when f returns false.
+func leaves(args ostiary.Value, at string, f func(arg, at string, v ostiary.Value) bool) {
+	for name, v := range args.Members() {
+		if !below(name, ostiary.Pointer(at, name), v, f) {
+			return
+		}
+	}
+}
+
+func below(arg, at string, v ostiary.Value, f func(arg, at string, v ostiary.Value) bool) bool {
+	switch v.Kind() {
+	case ostiary.Object:
+		for name, m := range v.Members() {
+			if !below(arg, ostiary.Pointer(at, name), m, f) {
+				return false
+			}
+		}
+		return true
+	case ostiary.Array:
+		for i, e := range v.Elements() {
+			if !below(arg, at+"/"+itoa(i), e, f) {
+				return false
+			}
+		}
+		return true
+	case ostiary.String, ostiary.Number:
+		return f(arg, at, v)
+	}
+	return true
+}
+
+// Traced is what is known of one call's arguments.
+type Traced struct {
+	Labels  map[string]ostiary.Label // by top-level argument
+	Chosen  []string                 // role:state of what the arguments decide, sorted
+	Origins []ostiary.Origin         // the paths, of what did not come from the task or the agent
+	Calls   bool                     // the task's words call for the tool
+	Given   bool                     // there is a task to compare with
+	Tainted bool
+}
+
+// Trace says where the arguments of a call came from, and remembers it.
+func (x *Index) Trace(p *Profile, task *Task, args ostiary.Value) Traced {
+	t := Traced{Labels: map[string]ostiary.Label{}, Calls: task.CallsFor(p), Given: task.Given(), Tainted: x.tainted}
+	chosen := map[string]bool{}
+	n := 0
+	target := x.targets(p, args)
+	leaves(args, "", func(arg, at string, v ostiary.Value) bool {
+		role := p.Args[arg]
+		text := v.Text()
+		if v.Kind() == ostiary.Number {
+			text = v.Literal()
+		}
+		if n++; n > maxLeaves {
+			t.note(chosen, arg, at, role, text, x.fallback(), ostiary.Origin{})
+			return true
+		}
+		if strings.TrimSpace(text) == "" {
+			t.note(chosen, arg, at, Plain, text, Agent, ostiary.Origin{})
+			return true
+		}
+		q := question{x: x, p: p, task: task, arg: arg, role: role, text: text, target: target}
+		state, from := q.answer()
+		t.note(chosen, arg, at, role, text, state, from)
+		if role == Content {
+			q.inside(func(what string, state Grade, from ostiary.Origin) {
+				chosen[what+":"+state.String()] = true
+				if state < Agent {
+					t.origin(at, from, state, what)
+				}
+			})
+		}
+		return true
+	})
+	for name := range args.Members() {
+		if _, ok := t.Labels[name]; !ok {
+			t.Labels[name] = ostiary.Label{Integrity: ostiary.FromAgent, Sources: []string{"agent"}}
+		}
+	}
+	for c := range chosen {
+		t.Chosen = append(t.Chosen, c)
+	}
+	slices.Sort(t.Chosen)
+	return t
+}
+
+func (t *Traced) note(chosen map[string]bool, arg, at string, role Role, text string, state Grade, from ostiary.Origin) {
+	l := labelOf(state, from)
+	if old, ok := t.Labels[arg]; ok {
+		l = old.Join(l)
+	}
+	t.Labels[arg] = l
+	chosen[role.String()+":"+state.String()] = true
+	if state < Agent {
+		t.origin(at, from, state, role.String())
+	}
+}
+
+// maxOrigins bounds the paths kept of one call.
+const maxOrigins = 16
+
+func (t *Traced) origin(at string, from ostiary.Origin, state Grade, what string) {
+	if len(t.Origins) >= maxOrigins {
+		return
+	}
+	from.Argument, from.State, from.Role = at, state.String(), what
+	t.Origins = append(t.Origins, from)
+}
+
+// labelOf puts a state into the words of labels.
+func labelOf(s Grade, from ostiary.Origin) ostiary.Label {
+	l := ostiary.Label{Sources: []string{s.String()}}
+	switch s {
+	case Given, Trusted:
+		l.Integrity = ostiary.Trusted
+	case Agent, Own:
+		l.Integrity = ostiary.FromAgent
+	case Delegated:
+		l.Integrity = ostiary.Delegated
+	}
+	if from.Server != "" {
+		l.Sources = append(l.Sources, "server:"+from.Server)
+	}
+	slices.Sort(l.Sources)
+	return l
+}
+
+// fallback is the state of a value nobody looked for.
+func (x *Index) fallback() Grade {
+	if x.tainted || x.full {
+		return Unclear
+	}
+	return Agent
+}
+
+// targets returns the records that the call's own objects name, as
+// "result/record" pairs: what else is said of them may be used for arithmetic.
+func (x *Index) targets(p *Profile, args ostiary.Value) map[uint32]bool {
+	var out map[uint32]bool
+	leaves(args, "", func(arg, _ string, v ostiary.Value) bool {
+		if p.Args[arg] != Object {
+			return true
+		}
+		text := v.Text()
+		if v.Kind() == ostiary.Number {
+			text = v.Literal()
+		}
+		x.scan.read(text)
+		hits, _ := x.corpus.find(&x.scan)
+		for _, h := range hits {
+			if h.whole && x.corpus.spans[h.span].kind == fieldWhole {
+				if out == nil {
+					out = map[uint32]bool{}
+				}
+				out[x.corpus.spans[h.span].record] = true
+			}
+		}
+		return true
+	})
+	return out
+}
+
+// question is one value of a call, and who asks.
+type question struct {
+	x      *Index
+	p      *Profile
+	task   *Task
+	arg    string
+	role   Role
+	text   string
+	target map[uint32]bool
+	scan   scan
+}
+
+// answer says where the value came from, and remembers it.
+func (q *question) answer() (Grade, ostiary.Origin) {
+	q.scan.read(q.text)
+	k := memoKey{q.arg, q.scan.text}
+	if m, ok := q.x.memos[k]; ok && (m.state == Agent || m.state == Given || m.state == Delegated) {
+		return m.state, m.from
+	}
+	state, from := q.look()
+	if len(q.x.memos) < maxMemos && len(q.scan.text) <= 512 {
+		q.x.memos[k] = memo{state, from}
+	}
+	return state, from
+}
+
+func (q *question) look() (Grade, ostiary.Origin) {
+	x := q.x
+	if q.task.says(&q.scan) || q.role == Permission && q.task.abbreviated(&q.scan) {
+		return Given, ostiary.Origin{}
+	}
+	if len(q.scan.words) == 0 {
+		return Agent, ostiary.Origin{}
+	}
+	hits, many := x.corpus.find(&q.scan)
+	if many {
+		return Untrusted, x.origin(hits[0], "everywhere")
+	}
+	best, from := Agent, ostiary.Origin{}
+	switch {
+	case len(hits) > 0:
+		best, from = q.judge(hits)
+	case x.full:
+		return Unclear, ostiary.Origin{How: "not kept"}
+	case q.role == Content && len(q.scan.words) > shingle:
+		best, from = q.shingles()
+	case q.role == Plain:
+		best = x.fallback()
+	default:
+		if hits = x.corpus.edited(&q.scan, q.text); len(hits) > 0 {
+			if best, from = q.judge(hits); best > Untrusted && best != Trusted && hits[0].how != "url" {
+				best = Unclear // a value that was changed is nobody's field
+			}
+		} else {
+			best = x.fallback()
+		}
+	}
+	if q.role == Amount && best <= Field && q.derived() {
+		best, from.How = Delegated, "computed"
+	}
+	return best, from
+}
+
+// abbreviated reports whether a short word of a closed list stands for a word
+// of the task: "r" for "read".
+func (t *Task) abbreviated(s *scan) bool {
+	if t == nil || len(s.words) != 1 {
+		return false
+	}
+	w := s.textOf(0)
+	for _, have := range t.words {
+		if strings.HasPrefix(have, w) && len(have) > len(w) && (len(verbs[have]) > 0 || len(w) > 2) {
+			return true
+		}
+	}
+	return false
+}
+
+// judge weighs the places where a value stands. What free text says joins
+// with everything else, unless the task picks out the very field.
+func (q *question) judge(hits []hit) (Grade, ostiary.Origin) {
+	x := q.x
+	state, at := Given, hit{}
+	for _, h := range hits {
+		sp := &x.corpus.spans[h.span]
+		r := &x.results[sp.result]
+		s := Untrusted
+		switch {
+		case r.trusted:
+			s = Trusted
+		case h.inner && len(q.scan.text) < 6:
+			continue // a piece of a date or an address
+		case q.delegated(h, sp, r):
+			if q.role != Object {
+				return Delegated, x.origin(h, h.how)
+			}
+			s = Delegated // free text elsewhere may still point at it
+		case r.profile.Own && h.whole && !r.speaks:
+			s = Own
+		case h.whole && sp.kind != fieldProse && (r.common(sp) || x.everywhere(sp)):
+			s = Own
+		case h.whole && sp.kind != fieldProse:
+			s = Field
+		case short(&q.scan) && !x.names(h, sp):
+			continue // a number that happens to stand in a text
+		}
+		if s < state {
+			state, at = s, h
+		}
+	}
+	if state == Given {
+		return x.fallback(), ostiary.Origin{}
+	}
+	return state, x.origin(at, at.how)
+}
+
+// common reports whether most records of a result hold the value, so that it
+// says nothing about any of them: the account's own address, say.
+func (r *result) common(sp *span) bool {
+	return r.records >= 3 && r.rows[sp.only]*2 > r.records || r.records == 2 && r.rows[sp.only] == 2
+}
+
+// everywhere reports whether most records of the session that hold an address
+// hold this one.
+func (x *Index) everywhere(sp *span) bool {
+	n := x.holders[sp.only]
+	return n >= 3 && n*2 > x.holding
+}
+
+// short reports whether a value is so short that it stands in texts by chance.
+func short(s *scan) bool {
+	return len(s.words) == 1 && len(s.text) <= 3 && s.words[0].digits
+}
+
+// names reports whether a short value in free text is named there: "file 13",
+// "id: '13'".
+func (x *Index) names(h hit, sp *span) bool {
+	for k := h.at; k > sp.from && k+4 > h.at; k-- {
+		if idWords[x.corpus.words[k-1].hash] {
+			return true
+		}
+	}
+	return false
+}
+
+var idWords = func() map[hash]bool {
+	m := map[hash]bool{}
+	for _, w := range strings.Fields("id ids id_ number no nr num file email event message order product transaction invoice item document record row entry issue ticket user account") {
+		m[hashOf(markWord, w)] = true
+	}
+	return m
+}()
+
+// delegated reports whether the task's own words pick out the place where a
+// value stands.
+func (q *question) delegated(h hit, sp *span, r *result) bool {
+	if !q.task.Given() || q.role == Credential || h.how == "combined" {
+		return false
+	}
+	x := q.x
+	a := x.anchored(q.task, sp.record, r)
+	switch {
+	case h.whole && (sp.kind == fieldWhole || sp.kind == fieldKey):
+		return a.ok && (q.role != Destination && q.role != Permission || x.only(q.task, h, sp, a))
+	case !r.named && !a.ok || r.speaks:
+		return false
+	case h.whole && sp.kind == fieldLine:
+		return r.named && (q.role != Destination || x.only(q.task, h, sp, a))
+	case q.role == Location:
+		return q.task.links || q.task.follows || q.sameSite(r)
+	case q.role == Amount:
+		return r.named
+	case q.role == Destination:
+		return q.task.follows && !q.isAccount()
+	case q.role == Permission:
+		return false
+	}
+	return q.task.follows || r.named && q.role == Content
+}
+
+// sameSite reports whether a link leads to where it stands.
+func (q *question) sameSite(r *result) bool {
+	for i := range q.scan.marks {
+		if m := &q.scan.marks[i]; m.kind == markHost {
+			return r.host != "" && q.scan.text[m.start:m.end] == r.host
+		}
+	}
+	return false
+}
+
+func (q *question) isAccount() bool {
+	return slices.ContainsFunc(q.scan.marks, func(m mark) bool { return m.kind == markCompact })
+}
+
+// anchored reports whether the task names a record: one of its fields, other
+// than those all records share, holds a name from the task, or is wholly said
+// by it.
+func (x *Index) anchored(task *Task, record uint32, r *result) anchor {
+	if a, ok := r.anchors[record]; ok {
+		return a
+	}
+	a := anchor{}
+	for i := r.spans[0]; i < r.spans[1] && !a.ok; i++ {
+		sp := &x.corpus.spans[i]
+		if sp.record != record || sp.kind == fieldProse || r.common(sp) {
+			continue
+		}
+		if w, ok := x.picked(task, sp); ok {
+			a = anchor{true, w}
+		}
+	}
+	if !a.ok && r.named && r.records <= 1 {
+		a = anchor{ok: true}
+	}
+	r.anchors[record] = a
+	return a
+}
+
+// picked reports whether the task's words pick out a field.
+func (x *Index) picked(task *Task, sp *span) (hash, bool) {
+	words := x.corpus.words[sp.from:sp.to]
+	for i := range words {
+		if task.names[words[i].hash] {
+			return words[i].hash, true
+		}
+	}
+	if len(words) == 0 || len(words) > 12 {
+		return 0, false
+	}
+	said, telling := true, false
+	for i := range words {
+		said = said && task.said.heads[words[i].hash].count > 0
+		telling = telling || !commonHash[words[i].hash]
+	}
+	return words[0].hash, said && telling
+}
+
+var commonHash = func() map[hash]bool {
+	m := map[hash]bool{}
+	for w := range common {
+		m[hashOf(markWord, w)] = true
+	}
+	for _, n := range "0123456789" {
+		m[hashOf(markWord, string(n))] = true
+	}
+	return m
+}()
+
+// only reports whether a value is the one candidate: no other record that the
+// task picks out by the same word says something else in the same field.
+func (x *Index) only(task *Task, h hit, sp *span, a anchor) bool {
+	name := lastName(sp.path)
+	for i := range x.corpus.spans {
+		o := &x.corpus.spans[i]
+		if o.kind != sp.kind || o.only == sp.only || lastName(o.path) != name || indexed(sp.path) && o.record == sp.record {
+			continue
+		}
+		r := &x.results[o.result]
+		if b := x.anchored(task, o.record, r); b.ok && b.word == a.word && sameKind(x.corpus, sp, o) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameKind(c *corpus, a, b *span) bool {
+	return kindsOf(c, a) == kindsOf(c, b)
+}
+
+func kindsOf(c *corpus, s *span) byte {
+	if s.mark == s.markTo {
+		return 0
+	}
+	return c.marks[s.mark].kind
+}
+
+// lastName is the last part of a path that is no index.
+func lastName(path string) string {
+	for path != "" {
+		i := strings.LastIndexByte(path, '/')
+		if last := path[i+1:]; !allDigits(last) {
+			return last
+		}
+		path = path[:max(i, 0)]
+	}
+	return ""
+}
+
+// indexed reports whether a path ends in an index.
+func indexed(path string) bool {
+	return allDigits(path[strings.LastIndexByte(path, '/')+1:])
+}
+
+// maxOperands bounds the numbers that arithmetic is tried with.
+const maxOperands = 64
+
+// derived reports whether an amount is the sum or the difference of two
+// numbers, of which one stands in the record that the call acts on or that the
+// task picks out, and the other in content that the task names, or in the
+// task.
+func (q *question) derived() bool {
+	x := q.x
+	v, ok := cents(q.scan.text)
+	if !ok {
+		return false
+	}
+	var base, delta []int64
+	for i := range x.corpus.spans {
+		sp := &x.corpus.spans[i]
+		r := &x.results[sp.result]
+		if q.target[sp.record] && sp.kind == fieldWhole && sp.to == sp.from+1 {
+			base = x.number(base, sp.from)
+		}
+		if r.named && !r.speaks {
+			for w := sp.from; w < sp.to && len(delta) < maxOperands; w++ {
+				if !x.corpus.words[w].inner() {
+					delta = x.number(delta, w)
+				}
+			}
+		}
+	}
+	if q.task.Given() {
+		for _, n := range q.task.said.nums {
+			delta = append(delta, n)
+		}
+	}
+	for _, a := range base {
+		for _, b := range delta {
+			if a+b == v || a-b == v {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// number adds the number a word is, in hundredths.
+func (x *Index) number(to []int64, word uint32) []int64 {
+	if len(to) >= maxOperands {
+		return to
+	}
+	if n, ok := x.corpus.nums[x.corpus.words[word].hash]; ok {
+		return append(to, n)
+	}
+	return to
+}
+
+// inside looks at the addresses, links and accounts inside a text.
+func (q *question) inside(yield func(what string, state Grade, from ostiary.Origin)) {
+	if len(q.scan.words) <= 1 && len(q.scan.marks) == 0 {
+		return
+	}
+	seen := 0
+	marks := slices.Clone(q.scan.marks)
+	text := q.scan.text
+	longest := map[uint32]bool{}
+	for i := range marks {
+		m := &marks[i]
+		if seen >= maxLeaves {
+			return
+		}
+		what := map[byte]string{markEmail: "address", markLink: "link", markCompact: "account"}[m.kind]
+		if what == "" || longest[m.first] {
+			continue
+		}
+		longest[m.first] = true
+		seen++
+		in := question{x: q.x, p: q.p, task: q.task, arg: q.arg, role: Destination, text: text[m.start:m.end]}
+		if what == "link" {
+			in.role = Location
+		}
+		state, from := in.answer()
+		yield(what, state, from)
+	}
+}
+
+// shingle is how many words in a row make it unlikely that two texts share
+// them by chance.
+const shingle = 6
+
+// maxShingles bounds how many places of a long text are compared.
+const maxShingles = 256
+
+// shingles finds what a long text has taken over from elsewhere.
+func (q *question) shingles() (Grade, ostiary.Origin) {
+	n := len(q.scan.words)
+	step := max(2, n/maxShingles)
+	var found []hit
+	for i := 0; i+shingle <= n; i += step {
+		if found, _ = q.x.corpus.sequence(found[:0], q.scan.words[i:i+shingle]); len(found) > 0 {
+			h := found[len(found)-1]
+			h.how = "inside"
+			return q.judge([]hit{h})
+		}
+	}
+	return q.x.fallback(), ostiary.Origin{}
+}
+
+// origin names the place of a hit.
+func (x *Index) origin(h hit, how string) ostiary.Origin {
+	sp := &x.corpus.spans[h.span]
+	r := &x.results[sp.result]
+	return ostiary.Origin{Server: r.server, Tool: r.tool, Step: r.step, Field: sp.path, How: how}
+}
+
+// speaks reports whether a text is addressed to an agent rather than to a
+// person. It takes delegation away and gives nothing, so a text that talks its
+// way past it is where it would be without.
+func speaks(s *scan) bool {
+	for i := range s.words {
+		for _, p := range phrases[s.words[i].hash] {
+			if i+len(p) > len(s.words) {
+				continue
+			}
+			same := true
+			for k := range p {
+				if s.words[i+k].hash != p[k] {
+					same = false
+					break
+				}
+			}
+			if same {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+var phrases = func() map[hash][][]hash {
+	m := map[hash][][]hash{}
+	for line := range strings.Lines(`ignore all previous
+ignore your previous
+ignore previous
+ignore the previous
+ignore all prior
+ignore any previous
+disregard all previous
+disregard the previous
+disregard previous
+forget all previous
+forget your previous
+forget everything
+previous instructions
+prior instructions
+important message from me
+important message for you
+to you the ai
+ai language model
+language model
+ai assistant
+ai agent
+the assistant must
+the assistant should
+as an ai
+you are an ai
+you are now
+system prompt
+system message
+new instructions
+before you can solve
+solve the task
+your original task
+the original task
+your current task
+the task that i gave
+without asking me
+without asking the user
+without telling the user
+do not tell the user
+do not mention this
+do not inform the user
+todo send
+todo transfer
+todo delete
+`) {
+		var p []hash
+		for _, w := range strings.Fields(line) {
+			p = append(p, hashOf(markWord, w))
+		}
+		if len(p) > 0 {
+			m[p[0]] = append(m[p[0]], p)
+		}
+	}
+	return m
+}()
