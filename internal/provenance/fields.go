@@ -33,9 +33,8 @@ const (
 
 // reader takes a result apart.
 type reader struct {
-	fields  []field
-	record  uint32
-	scratch []field
+	fields []field
+	record uint32
 }
 
 // result reads an MCP result: its structured content, and each text in it. What
