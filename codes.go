@@ -568,6 +568,7 @@ func consoleCodes() []Code {
 			"no_page", "there is no such page",
 			"no_person", "there is nobody of this name",
 			"no_question", "a client's question was answered, has expired, or was never asked"),
+		of(Unavailable, "Close some pages of the console, or reload this one by hand.", "too_many_streams", "too many pages keep themselves up to date"),
 		of(Unavailable, "Set listen.console and restart the gateway.", "console_off", "there is no console where people could sign in"),
 	)
 }

@@ -115,6 +115,7 @@ var faults = []fault{
 	{"control.Log.Query", "internal/control TestListingWaitsForTheIndex", reads},
 	{"control.Log.Entry", "none: for commands of an operator", reads},
 	{"control.Log.Prove", "none: for commands of an operator", reads},
+	{"control.Log.Key", "none: for commands of an operator", reads},
 }
 
 // unlisted are interfaces that no call passes through: commands of an

@@ -57,12 +57,22 @@ func (c *demoCmd) Run(e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	if err := s.story(e, colour(e.stdout)).Run(e.ctx); err != nil || c.Once {
+	story := s.story(e, colour(e.stdout))
+	if err := story.Run(e.ctx); err != nil || c.Once {
 		return err
 	}
 	if err := s.invite(e); err != nil {
 		return err
 	}
+	day, stop := context.WithCancel(e.ctx)
+	over := make(chan error, 1)
+	go func() { over <- story.GoOn(day) }()
+	defer func() {
+		stop()
+		if gone := <-over; gone != nil && err == nil {
+			fmt.Fprintln(e.stderr, "the agent's day ended early:", gone)
+		}
+	}()
 	select {
 	case <-e.ctx.Done():
 		return nil
@@ -177,9 +187,13 @@ func (s *stage) write() error {
 	if err != nil {
 		return err
 	}
+	console, err := freePort()
+	if err != nil {
+		return err
+	}
 	s.config = s.path("ostiary.yaml")
 	text := demo.Config(demo.Setting{
-		Data: s.path("data"), Policy: s.path("policy"), Agents: "127.0.0.1:0", Loopback: loopback,
+		Data: s.path("data"), Policy: s.path("policy"), Agents: "127.0.0.1:0", Loopback: loopback, Console: console,
 		Tools: s.tools.URL, Executable: self, Command: "demo-server", Journal: s.journal[1],
 	})
 	if err := os.WriteFile(s.config, text, 0o600); err != nil {
@@ -351,12 +365,16 @@ func (s *stage) invite(e *env) error {
 	if err := os.WriteFile(s.path("yours.join"), []byte(j.Secret+"\n"), 0o600); err != nil {
 		return err
 	}
+	link, _, err := s.daemon.FirstOperator(e.ctx)
+	if err != nil {
+		return err
+	}
 	self := "go run ./cmd/ostiary" // what was built for this run alone is gone afterwards
 	if exe, err := os.Executable(); err == nil && !strings.Contains(exe, "go-build") {
 		self = exe
 	}
 	return demo.Invite(e.stdout, demo.Invitation{
-		Endpoint: "http://" + s.cfg.Listen.Loopback + "/mcp", Token: t.Token, Expires: t.Expires.Local().Format(time.TimeOnly),
+		Endpoint: "http://" + s.cfg.Listen.Loopback + "/mcp", Console: link, Token: t.Token, Expires: t.Expires.Local().Format(time.TimeOnly),
 		Bridge: []string{self, "connect", "--gateway", strings.TrimSuffix(s.daemon.Endpoint(), "/mcp"), "--join", "@" + s.path("yours.join")},
 		Config: s.config, Program: self,
 	})

@@ -33,7 +33,7 @@ import (
 )
 
 // Options are what a console is made of; all are required but Consents,
-// Mandates and Refused.
+// Mandates, Desk and Refused.
 type Options struct {
 	People *people.People
 	// Consents are the questions that clients wait for. nil: no client can
@@ -41,6 +41,11 @@ type Options struct {
 	Consents Consents
 	// Mandates are what persons gave. nil: there is no page for them.
 	Mandates Mandates
+	// Desk is what operators, approvers and auditors look at. nil: there are
+	// no pages for it.
+	Desk Desk
+	// Watch is what the gate tells of its exchanges; required with Desk.
+	Watch *Watch
 	// Tools lists what a mandate can be about, by action.
 	Tools func() []Tool
 	// Refused counts a request that was refused before anybody was known,
@@ -64,6 +69,8 @@ type Console struct {
 	cross  *http.CrossOriginProtection
 	limits *limits
 	looks  *looks
+
+	streams streams
 }
 
 // New returns a console that is ready to serve.
@@ -128,6 +135,11 @@ type access struct {
 var (
 	anyone = access{anyone: true}
 	person = access{signed: true}
+	// watching is who sees what happens; reading, who also sees what was in
+	// it, and the conditions of policies; working, who changes things.
+	watching = having(people.Operator, people.Approver, people.Auditor)
+	reading  = having(people.Operator, people.Auditor)
+	working  = having(people.Operator)
 )
 
 func having(roles ...people.Role) access { return access{roles: roles} }
@@ -183,6 +195,9 @@ func (c *Console) routes() []route {
 			route{"POST /mandates/{id}/end", person, aForm, (*Console).endMandate},
 		)
 	}
+	if c.o.Desk != nil {
+		all = append(all, c.deskRoutes()...)
+	}
 	if c.o.Consents != nil {
 		all = append(all,
 			route{"GET /consent/{id}", person, nothing, (*Console).consent},
@@ -197,19 +212,25 @@ func (c *Console) routes() []route {
 func (c *Console) next(text string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || text != u.EscapedPath() || len(text) > 512 {
-		return c.start()
+		return home
 	}
-	for _, p := range []string{"/me", "/people", "/mandates", "/consent"} {
+	for _, p := range []string{"/me", "/people", "/mandates", "/consent", "/now", "/approvals", "/log", "/changes", "/agents", "/tools", "/policy", "/budgets"} {
 		if text == p || strings.HasPrefix(text, p+"/") && !strings.Contains(text, "//") && !strings.Contains(text, "..") && !strings.Contains(text, "%") {
 			return text
 		}
 	}
-	return c.start()
+	return home
 }
 
-// start is the page somebody who wants nothing else is shown.
-func (c *Console) start() string {
-	if c.o.Mandates != nil {
+// home is the page somebody who wants nothing else is shown: which one depends
+// on their roles.
+const home = "/"
+
+func (c *Console) start(who *people.Person) string {
+	switch {
+	case c.o.Desk != nil && watching.admits(who):
+		return "/now"
+	case c.o.Mandates != nil:
 		return "/mandates"
 	}
 	return "/me"

@@ -199,7 +199,7 @@ func (d *desk) signIn(name string, roles ...people.Role) *visitor {
 		d.t.Fatal(err)
 	}
 	resp, out := b.message("/join", map[string]any{"form": form, "secret": link, "answer": json.RawMessage(answer)})
-	if resp.StatusCode != 200 || out["next"] != "/mandates" {
+	if resp.StatusCode != 200 || out["next"] != "/" {
 		d.t.Fatalf("%d %v", resp.StatusCode, out)
 	}
 	return b
@@ -352,9 +352,9 @@ func TestArrival(t *testing.T) {
 func TestO10Next(t *testing.T) {
 	d := newDesk(t)
 	for text, want := range map[string]string{
-		"/consent/q1": "/consent/q1", "/me": "/me", "/people/dana": "/people/dana", "": "/mandates", "/": "/mandates",
-		"//evil.example": "/mandates", "https://evil.example": "/mandates", "/\\evil.example": "/mandates", "/consent//evil": "/mandates", "javascript:alert(1)": "/mandates",
-		"/consent/../../x": "/mandates", "/me?x": "/mandates", "/me#x": "/mandates", "/consent/%2e%2e": "/mandates", "/sign-out": "/mandates", "/me\r\nSet-Cookie: a=b": "/mandates", " /me": "/mandates", "/meow": "/mandates",
+		"/consent/q1": "/consent/q1", "/me": "/me", "/people/dana": "/people/dana", "": "/", "/": "/",
+		"//evil.example": "/", "https://evil.example": "/", "/\\evil.example": "/", "/consent//evil": "/", "javascript:alert(1)": "/",
+		"/consent/../../x": "/", "/me?x": "/", "/me#x": "/", "/consent/%2e%2e": "/", "/sign-out": "/", "/me\r\nSet-Cookie: a=b": "/", " /me": "/", "/meow": "/",
 	} {
 		if got := d.console.next(text); got != want {
 			t.Errorf("%q leads to %q, want %q", text, got, want)

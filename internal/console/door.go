@@ -19,7 +19,7 @@ import (
 func (c *Console) home(x *exchange) error {
 	to := "/sign-in"
 	if x.session != nil {
-		to = c.start()
+		to = c.start(x.who())
 	}
 	return x.redirect(to)
 }
@@ -149,7 +149,7 @@ func (c *Console) signOut(x *exchange) error {
 
 func (c *Console) signedOut(x *exchange) error {
 	if x.session != nil {
-		return x.redirect(c.start())
+		return x.redirect(home)
 	}
 	return c.show(x, http.StatusOK, "signed-out", "Signed out", frame{})
 }
@@ -189,7 +189,7 @@ func (c *Console) enrol(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	return c.signedIn(x, token, c.start())
+	return c.signedIn(x, token, home)
 }
 
 // statusOf is the table of what kinds of errors are in HTTP.
@@ -221,7 +221,7 @@ func sentence(s string) string {
 // address, or the one above it.
 func (c *Console) before(x *exchange) string {
 	at := x.r.URL.EscapedPath()
-	for _, step := range []string{"/end", "/revoke"} {
+	for _, step := range []string{"/end", "/revoke", "/contain", "/accept", "/publish", "/vote"} {
 		at = strings.TrimSuffix(at, step)
 	}
 	return c.next(at)

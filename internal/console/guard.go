@@ -18,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/people"
 	"github.com/ostiary/ostiary/internal/stricthttp"
 	"github.com/ostiary/ostiary/internal/strictjson"
@@ -39,6 +40,11 @@ const (
 // ours, can turn text into markup.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; " +
 	"frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+
+// livePolicy is that of a page that keeps itself up to date: what arrives is
+// markup of ours, so one policy of that name may make markup, and none may
+// make scripts. No page that asks for a decision has it.
+var livePolicy = strings.Replace(policy, "trusted-types 'none'", "trusted-types default", 1)
 
 func (c *Console) secure(h http.Header) {
 	h.Set("Content-Security-Policy", policy)
@@ -81,6 +87,9 @@ func (c *Console) serve(w http.ResponseWriter, r *http.Request, to route) {
 	if err := c.take(x, to); err != nil {
 		c.fail(x, to, err)
 		return
+	}
+	if x.session != nil { // whatever is changed on the way is changed by them
+		x.r = x.r.WithContext(control.WithOperator(x.r.Context(), string(x.session.Person.ID)))
 	}
 	if err := to.do(c, x); err != nil {
 		c.fail(x, to, err)

@@ -2,6 +2,7 @@ package console
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"crypto/sha512"
 	"embed"
@@ -36,6 +37,7 @@ type asset struct {
 	Integrity string
 	kind      string
 	content   []byte
+	packed    []byte // with gzip
 }
 
 var kinds = map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
@@ -54,7 +56,7 @@ func loadLooks() (*looks, error) {
 		ext := path.Ext(f)
 		sum, long := sha256.Sum256(b), sha512.Sum384(b)
 		name := strings.TrimSuffix(path.Base(f), ext) + "." + hex.EncodeToString(sum[:6]) + ext
-		a := asset{"/assets/" + name, "sha384-" + base64.StdEncoding.EncodeToString(long[:]), kinds[ext], b}
+		a := asset{"/assets/" + name, "sha384-" + base64.StdEncoding.EncodeToString(long[:]), kinds[ext], b, packed(b)}
 		l.assets[name], l.links[path.Base(f)] = a, a
 	}
 	base, err := template.New("base.html").Funcs(template.FuncMap{
@@ -66,8 +68,9 @@ func loadLooks() (*looks, error) {
 			return a, nil
 		},
 		"day": day, "clock": clockTime, "in": inWords, "both": both, "date": func(t time.Time) string { return t.Local().Format("2 Jan 2006") },
+		"second": func(t time.Time) string { return t.Local().Format("15:04:05") }, "moment": moment, "exact": func(t time.Time) string { return t.Local().Format("Mon 2 Jan 2006, 15:04:05.000 MST") }, "span": span, "short": func(s string) string { return s[:min(12, len(s))] }, "agent": agentLink,
 		"machine": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-	}).ParseFS(files, "pages/base.html")
+	}).ParseFS(files, "pages/base.html", "pages/parts.html")
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +80,7 @@ func loadLooks() (*looks, error) {
 	}
 	for _, f := range all {
 		name := strings.TrimSuffix(path.Base(f), ".html")
-		if name == "base" {
+		if name == "base" || name == "parts" {
 			continue
 		}
 		t, err := base.Clone()
@@ -92,6 +95,46 @@ func loadLooks() (*looks, error) {
 	return l, nil
 }
 
+// packed is a file as browsers take it over a slow network.
+func packed(b []byte) []byte {
+	var out bytes.Buffer
+	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err == nil {
+		_, err = z.Write(b)
+	}
+	if err == nil {
+		err = z.Close()
+	}
+	if err != nil || out.Len() >= len(b) {
+		return nil
+	}
+	return out.Bytes()
+}
+
+// entry is one way to another page.
+type entry struct {
+	Href, Name string
+	Page       string // the pages that belong to it
+	Key        string // that opens it, after g
+}
+
+// entries are the ways that a person may take, in the order of the day: what
+// happens, what waits, what there is, and oneself.
+func (c *Console) entries(who *people.Person) (out []entry) {
+	may := func(a access, there bool, e entry) {
+		if there && a.admits(who) {
+			out = append(out, e)
+		}
+	}
+	desk := c.o.Desk != nil
+	may(watching, desk, entry{"/now", "Now", "now", "n"})
+	may(reading, desk, entry{"/log", "Log", "log", "l"})
+	may(person, c.o.Mandates != nil, entry{"/mandates", "Mandates", "mandates", "m"})
+	may(having(people.Operator, people.Auditor), true, entry{"/people", "People", "people", "e"})
+	may(person, true, entry{"/me", "You", "me", "y"})
+	return out
+}
+
 // frame is what every page has around it.
 type frame struct {
 	Title   string
@@ -99,22 +142,22 @@ type frame struct {
 	Who     *people.Person // nil: nobody is signed in
 	Name    Foreign
 	Form    string // the token of this browser's forms
-	Gives   bool   // there are mandates to look at
-	Sees    bool   // this person may see who else there is
+	Nav     []entry
 	Now     time.Time
 	Script  string // the asset the page runs, "" for none
+	Live    bool   // it keeps itself up to date
 	Content any
 }
 
 // show draws a page.
 func (c *Console) show(x *exchange, status int, page, title string, f frame) error {
-	f.Title, f.Form, f.Now, f.Gives = title, x.formToken(), c.o.Clock(), c.o.Mandates != nil
+	f.Title, f.Form, f.Now = title, x.formToken(), c.o.Clock()
 	if f.Who = x.who(); f.Who != nil {
 		f.Name = NewForeign(f.Who.Name)
 		if f.Who.Label != "" {
 			f.Name = NewForeign(f.Who.Label)
 		}
-		f.Sees = having(people.Operator, people.Auditor).admits(f.Who)
+		f.Nav = c.entries(f.Who)
 	}
 	t := c.looks.pages[page]
 	if t == nil {
@@ -125,6 +168,9 @@ func (c *Console) show(x *exchange, status int, page, title string, f frame) err
 		return fmt.Errorf("drawing %s: %w", page, err)
 	}
 	x.w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	if f.Live {
+		x.w.Header().Set("Content-Security-Policy", livePolicy)
+	}
 	x.w.WriteHeader(status)
 	_, _ = x.w.Write(b.Bytes()) // whoever left does not read it
 	return nil
@@ -146,14 +192,29 @@ func (c *Console) sendAsset(x *exchange, a asset) error {
 	h.Del("Set-Cookie") // a file is nobody's
 	h.Set("Content-Type", a.kind)
 	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	h.Set("Vary", "Accept-Encoding")
+	content := a.content
+	if a.packed != nil && strings.Contains(x.r.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		content = a.packed
+	}
 	x.w.WriteHeader(http.StatusOK)
-	_, _ = x.w.Write(a.content)
+	_, _ = x.w.Write(content)
 	return nil
 }
 
 // Times as people say them. The machine's own zone is the operator's.
 
-func day(t time.Time) string       { return t.Local().Format("Mon 2 Jan 2006, 15:04 MST") }
+func day(t time.Time) string { return t.Local().Format("Mon 2 Jan 2006, 15:04 MST") }
+
+// moment is a time in a list: today's without its day.
+func moment(now, t time.Time) string {
+	if t = t.Local(); t.Format(time.DateOnly) == now.Local().Format(time.DateOnly) {
+		return t.Format("15:04:05")
+	}
+	return t.Format("2 Jan 15:04:05")
+}
+
 func clockTime(t time.Time) string { return t.Local().Format("15:04") }
 
 // inWords is how long something is from now, in the largest unit that says

@@ -48,17 +48,7 @@ func containmentOf(r containment.Record) Containment {
 	return Containment{Scope: r.Scope, Name: r.Name, Level: r.Level.String(), Reason: r.Reason, By: r.By, At: r.At.UTC()}
 }
 
-func (c *Control) getContainments(*http.Request) (any, error) {
-	records, err := c.o.Containments.List()
-	if err != nil {
-		return nil, err
-	}
-	out := []Containment{}
-	for _, r := range records {
-		out = append(out, containmentOf(r))
-	}
-	return out, nil
-}
+func (c *Control) getContainments(*http.Request) (any, error) { return c.Containments() }
 
 // postContainment answers when the level is enforced on this gateway.
 func (c *Control) postContainment(ctx context.Context, in ContainRequest) (any, error) {

@@ -52,6 +52,8 @@ type Log interface {
 	Entry(ctx context.Context, ref ostiary.EntryRef) (e LogEntry, err error)
 	// Prove returns the entry's inclusion proof as a C2SP tlog-proof.
 	Prove(ctx context.Context, ref ostiary.EntryRef) ([]byte, error)
+	// Key returns the verifier key of one of its months, by origin.
+	Key(ctx context.Context, origin string) (string, error)
 }
 
 // LogEntry is one entry read back.
@@ -59,6 +61,7 @@ type LogEntry struct {
 	Origin string
 	Ref    ostiary.EntryRef
 	Entry  ostiary.Entry
+	Raw    []byte // as it was published: the leaf
 	Opened bool
 }
 

@@ -19,26 +19,26 @@ import (
 // would answer with the candidates in shadow/. Conditions of policies are in
 // these answers: they are for operators.
 
-// getExplanation explains a decision by the very policies that made it.
 func (c *Control) getExplanation(r *http.Request) (any, error) {
-	ref, err := ostiary.ParseEntryRef(r.URL.Query().Get("entry"))
+	return c.Explain(r.Context(), r.URL.Query().Get("entry"))
+}
+
+// Explain explains a decision by the very policies that made it.
+func (c *Control) Explain(ctx context.Context, entry string) (Explanation, error) {
+	_, e, err := c.first(ctx, url.Values{"entry": {entry}})
 	if err != nil {
-		return nil, ostiary.Errorf(ostiary.Malformed, "entry", "%v", err).At("entry")
-	}
-	e, err := firstOf(r.Context(), c.o.Log, ref)
-	if err != nil {
-		return nil, err
+		return Explanation{}, err
 	}
 	req, d, err := gate.Recall(&e.Entry)
 	if err != nil {
-		return nil, err
+		return Explanation{}, err
 	}
 	if d.Snapshot == 0 {
-		return nil, ostiary.Errorf(ostiary.NotFound, "not_asked", "the call was refused before policy was asked: %s", d.Code).At("entry")
+		return Explanation{}, ostiary.Errorf(ostiary.NotFound, "not_asked", "the call was refused before policy was asked: %s", d.Code).At("entry")
 	}
-	s, err := c.snapshot(r.Context(), d.Snapshot)
+	s, err := c.snapshot(ctx, d.Snapshot)
 	if err != nil {
-		return nil, err
+		return Explanation{}, err
 	}
 	x := entryOf(e.Origin, e.Ref, &e.Entry)
 	return Explanation{
@@ -108,19 +108,19 @@ func differing(ctx context.Context, log Log, f ledger.Filter, take func(e LogEnt
 	return looked, oldest, nil
 }
 
-// getShadowLog is getLog for the filter shadow=differs: each such action once,
+// shadowLog is Find for the filter shadow=differs: each such action once,
 // its outcome if it has one.
-func (c *Control) getShadowLog(r *http.Request, log Log, f ledger.Filter, details bool) (any, error) {
+func (c *Control) shadowLog(ctx context.Context, log Log, f ledger.Filter, details bool) (Listing, error) {
 	limit, newest := cmp.Or(f.Limit, 100), f.Newest
 	out := Listing{Entries: []Entry{}}
 	var found error
-	_, _, err := differing(r.Context(), log, f, func(e LogEntry, _ ostiary.Decision) bool {
+	_, _, err := differing(ctx, log, f, func(e LogEntry, _ ostiary.Decision) bool {
 		x := entryOf(e.Origin, e.Ref, &e.Entry)
 		if details {
 			x = x.withPayload(&e.Entry.Payload, e.Opened)
 		}
 		var rows []ledger.Row
-		if rows, _, _, found = log.Query(r.Context(), ledger.Filter{Answers: e.Entry.ID, Kinds: []ostiary.EntryKind{ostiary.KindOutcome}, Limit: 10}); found != nil {
+		if rows, _, _, found = log.Query(ctx, ledger.Filter{Answers: e.Entry.ID, Kinds: []ostiary.EntryKind{ostiary.KindOutcome}, Limit: 10}); found != nil {
 			return false
 		}
 		for _, row := range rows {
@@ -135,30 +135,34 @@ func (c *Control) getShadowLog(r *http.Request, log Log, f ledger.Filter, detail
 		err = found
 	}
 	if err != nil {
-		return nil, err
+		return Listing{}, err
 	}
 	if !newest {
 		slices.Reverse(out.Entries)
 	}
-	_, out.Indexed, out.Size, err = log.Query(r.Context(), ledger.Filter{Limit: 1})
+	_, out.Indexed, out.Size, err = log.Query(ctx, ledger.Filter{Limit: 1})
 	return out, err
 }
 
-// getShadow sums up what the candidates would have changed, by policy.
 func (c *Control) getShadow(r *http.Request) (any, error) {
-	f, err := filterOf(r.URL.Query())
+	return c.Shadow(r.Context(), r.URL.Query())
+}
+
+// Shadow sums up what the candidates would have changed, by policy.
+func (c *Control) Shadow(ctx context.Context, q url.Values) (ShadowSummary, error) {
+	f, err := filterOf(q)
 	if err != nil {
-		return nil, err
+		return ShadowSummary{}, err
 	}
 	if f.Limit != 0 || f.Latest || f.Newest || f.Kinds != nil {
-		return nil, ostiary.Errorf(ostiary.Malformed, "filter", "give agent, principal, session, action, server, code, except, decision, since or until")
+		return ShadowSummary{}, ostiary.Errorf(ostiary.Malformed, "filter", "give agent, principal, session, action, server, code, except, decision, since or until")
 	}
 	out := ShadowSummary{Differences: []ShadowDifference{}}
 	if s := c.o.Engine.Active(); s != nil {
 		out.Candidates = s.Set().Candidates()
 	}
 	sums := map[string]*ShadowDifference{}
-	out.Looked, out.Oldest, err = differing(r.Context(), c.o.Log, f, func(e LogEntry, d ostiary.Decision) bool {
+	out.Looked, out.Oldest, err = differing(ctx, c.o.Log, f, func(e LogEntry, d ostiary.Decision) bool {
 		live := "deny"
 		if d.Permit {
 			live = "permit"

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -156,15 +157,17 @@ func body(r *http.Request, v any) error {
 	return nil
 }
 
-func (c *Control) getStatus(r *http.Request) (any, error) {
+func (c *Control) getStatus(r *http.Request) (any, error) { return c.status(r.Context()) }
+
+func (c *Control) status(ctx context.Context) (Status, error) {
 	d := c.o.Describe
 	s := Status{
 		Version: ostiary.Version, Deployment: d.Deployment, Gateway: d.Gateway, TrustDomain: d.TrustDomain, Agents: d.Agents,
 		Loopback: d.Loopback, Fingerprint: c.o.Authority.Fingerprint().String(), Endpoint: d.Endpoint, Keys: d.Keys, Epoch: c.o.Authority.Epoch(), Snapshot: c.standing().Number,
 	}
 	var err error
-	if _, s.Indexed, s.LogSize, err = c.o.Log.Query(r.Context(), ledger.Filter{Limit: 1}); err != nil {
-		return nil, err
+	if _, s.Indexed, s.LogSize, err = c.o.Log.Query(ctx, ledger.Filter{Limit: 1}); err != nil {
+		return s, err
 	}
 	s.Servers, s.Holds = c.Servers(), holds()
 	return s, nil
@@ -185,13 +188,7 @@ func (c *Control) Servers() []ServerStatus {
 	return all
 }
 
-func (c *Control) getAgents(*http.Request) (any, error) {
-	out := []Agent{}
-	for _, a := range c.o.Authority.Agents() {
-		out = append(out, c.agent(a))
-	}
-	return out, nil
-}
+func (c *Control) getAgents(*http.Request) (any, error) { return c.Agents(), nil }
 
 func (c *Control) agent(a identity.AgentRecord) Agent {
 	out := Agent{
@@ -396,22 +393,7 @@ func toolOf(t *ostiary.Tool, definition bool) Tool {
 
 func (c *Control) getDiff(r *http.Request) (any, error) {
 	q := r.URL.Query()
-	kind := q.Get("kind")
-	if kind == "" {
-		kind = catalog.KindTool
-	}
-	if err := c.known(q.Get("server")); err != nil {
-		return nil, err
-	}
-	text, pin, err := c.o.Book.Diff(q.Get("server"), kind, q.Get("name"))
-	if err != nil {
-		return nil, err
-	}
-	if pin.IsZero() { // it is gone: nothing that could be accepted
-		return Difference{Diff: text}, nil
-	}
-	c.looked.note(operator(r.Context()), q.Get("server"), catalog.Named{Kind: kind, Name: q.Get("name")}, pin)
-	return Difference{Diff: text, Pin: pin.String()}, nil
+	return c.Difference(r.Context(), q.Get("server"), cmp.Or(q.Get("kind"), catalog.KindTool), q.Get("name"))
 }
 
 func (c *Control) known(server string) error {

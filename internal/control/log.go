@@ -15,36 +15,38 @@ import (
 
 // The part of the API that asks what happened.
 
-func (c *Control) getLog(r *http.Request) (any, error) {
-	q := r.URL.Query()
+func (c *Control) getLog(r *http.Request) (any, error) { return c.Find(r.Context(), r.URL.Query()) }
+
+// Find answers GET /v1/log.
+func (c *Control) Find(ctx context.Context, q url.Values) (Listing, error) {
 	log, err := c.which(q)
 	if err != nil {
-		return nil, err
+		return Listing{}, err
 	}
 	details := q.Get("details") == "true"
 	q.Del("details")
 	shadow, err := takeShadow(q)
 	if err != nil {
-		return nil, err
+		return Listing{}, err
 	}
 	f, err := filterOf(q)
 	if err != nil {
-		return nil, err
+		return Listing{}, err
 	}
 	if shadow {
-		return c.getShadowLog(r, log, f, details)
+		return c.shadowLog(ctx, log, f, details)
 	}
-	rows, indexed, size, err := settled(r.Context(), log, f)
+	rows, indexed, size, err := settled(ctx, log, f)
 	if err != nil {
-		return nil, err
+		return Listing{}, err
 	}
 	out := Listing{Entries: []Entry{}, Indexed: indexed, Size: size}
 	for i := range rows {
 		x := entryOf(rows[i].Origin, rows[i].Ref, &rows[i].Entry)
 		if details {
-			e, err := log.Entry(r.Context(), rows[i].Ref)
+			e, err := log.Entry(ctx, rows[i].Ref)
 			if err != nil {
-				return nil, err
+				return Listing{}, err
 			}
 			x = x.withPayload(&e.Entry.Payload, e.Opened)
 		}
@@ -176,30 +178,38 @@ func filterOf(q url.Values) (f ledger.Filter, err error) {
 
 var dispositions = []ostiary.Disposition{ostiary.Refused, ostiary.Held, ostiary.Delivered, ostiary.Withheld, ostiary.Failed, ostiary.Unknown}
 
-// getStory returns one action whole. Asked for an Outcome, it starts from the
-// Intent that the Outcome answers.
-func (c *Control) getStory(r *http.Request) (any, error) {
-	q := r.URL.Query()
+func (c *Control) getStory(r *http.Request) (any, error) { return c.Story(r.Context(), r.URL.Query()) }
+
+// Story answers GET /v1/log/entry: one action whole. Asked for an Outcome, it
+// starts from the Intent that the Outcome answers.
+func (c *Control) Story(ctx context.Context, q url.Values) (Story, error) {
+	log, first, err := c.first(ctx, q)
+	if err != nil {
+		return Story{}, err
+	}
+	return story(ctx, log, first)
+}
+
+// first returns the entry that a query names, with its log: of an Outcome the
+// Intent that it answers.
+func (c *Control) first(ctx context.Context, q url.Values) (Log, LogEntry, error) {
 	log, err := c.which(q)
 	if err != nil {
-		return nil, err
+		return nil, LogEntry{}, err
 	}
 	ref, err := ostiary.ParseEntryRef(q.Get("entry"))
 	if err != nil {
-		return nil, ostiary.Errorf(ostiary.Malformed, "entry", "%v", err).At("entry")
+		return nil, LogEntry{}, ostiary.Errorf(ostiary.Malformed, "entry", "%v", err).At("entry")
 	}
-	first, err := firstOf(r.Context(), log, ref)
-	if err != nil {
-		return nil, err
-	}
-	return story(r.Context(), log, first)
+	e, err := firstOf(ctx, log, ref)
+	return log, e, err
 }
 
-func story(ctx context.Context, log Log, first LogEntry) (any, error) {
+func story(ctx context.Context, log Log, first LogEntry) (Story, error) {
 	s := Story{Entries: []Entry{entryOf(first.Origin, first.Ref, &first.Entry).withPayload(&first.Entry.Payload, first.Opened)}}
 	rows, _, _, err := log.Query(ctx, ledger.Filter{Answers: first.Entry.ID, Limit: 1000})
 	if err != nil {
-		return nil, err
+		return Story{}, err
 	}
 	for _, row := range rows {
 		if row.Ref == first.Ref {
@@ -207,13 +217,13 @@ func story(ctx context.Context, log Log, first LogEntry) (any, error) {
 		}
 		e, err := log.Entry(ctx, row.Ref)
 		if err != nil {
-			return nil, err
+			return Story{}, err
 		}
 		s.Entries = append(s.Entries, entryOf(e.Origin, e.Ref, &e.Entry).withPayload(&e.Entry.Payload, e.Opened))
 	}
 	p, err := log.Prove(ctx, first.Ref)
 	if err != nil {
-		return nil, err
+		return Story{}, err
 	}
 	s.Proof = string(p)
 	return s, nil

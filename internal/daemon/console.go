@@ -198,6 +198,8 @@ type pages struct {
 	listener    net.Listener
 	certificate *certificate // nil on this machine's own addresses
 	people      *people.People
+	watch       *console.Watch
+	console     *console.Console
 	handler     http.Handler
 }
 
@@ -247,11 +249,11 @@ func (d *Daemon) openConsole(context.Context) (err error) {
 			return d.cfg.bad("console.certificate", err.Error())
 		}
 	}
-	d.pages.handler, err = console.New(console.Options{
-		People: d.pages.people, Consents: consents{d.oauth}, Mandates: given{d.authority}, Tools: d.choices, Refused: d.stranger, Clock: d.clock, Logger: d.log,
+	d.pages.console, err = console.New(console.Options{
+		People: d.pages.people, Consents: consents{d.oauth}, Mandates: given{d.authority}, Desk: d.control, Watch: d.pages.watch, Tools: d.choices, Refused: d.stranger, Clock: d.clock, Logger: d.log,
 	})
 	if err == nil {
-		d.pages.handler = d.withOAuth(d.pages.handler)
+		d.pages.handler = d.withOAuth(d.pages.console)
 	}
 	return err
 }
@@ -270,11 +272,13 @@ func (d *Daemon) choices() (all []console.Tool) {
 func (d *Daemon) consoleServer() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	return &http.Server{
+	s := &http.Server{
 		Handler: d.pages.handler, Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: consoleHeader, DisableGeneralOptionsHandler: true,
 		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
+	s.RegisterOnShutdown(d.pages.console.Close)
+	return s
 }
 
 // consoleListener is where it listens: over TLS if there is a certificate, and

@@ -32,6 +32,7 @@ type indexed struct {
 	log     *ledger.Log
 	index   ledger.Index
 	indexer *ledger.Indexer
+	keys    func(context.Context) ([]ledger.LogRecord, error) // of every log ever opened
 }
 
 // deploymentLog names the deployment's own log beside the gateways'.
@@ -86,7 +87,7 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 			return nil, err
 		}
 		j.closers = append(j.closers, l.Close)
-		return l, j.follow(run, l, filepath.Join(cfg.Data, "index-"+dir+".db"), log)
+		return l, j.follow(run, l, filepath.Join(cfg.Data, "index-"+dir+".db"), db.Logs, log)
 	}
 	name, key := cfg.changeLog()
 	if j.deployment, err = open(deploymentLog, name, key, nil); err != nil {
@@ -117,12 +118,12 @@ func reserve(cfg *Config, parent *ledger.Log) int64 {
 
 // follow builds the index of a log beside it, for as long as both live. An
 // index that fails lags until it works again, and holds up nothing else.
-func (j *journal) follow(ctx context.Context, l *ledger.Log, path string, log *slog.Logger) error {
+func (j *journal) follow(ctx context.Context, l *ledger.Log, path string, keys func(context.Context) ([]ledger.LogRecord, error), log *slog.Logger) error {
 	index, err := store.OpenIndex(path, l, log)
 	if err != nil {
 		return err
 	}
-	x := &indexed{log: l, index: index, indexer: ledger.NewIndexer(l, index)}
+	x := &indexed{log: l, index: index, indexer: ledger.NewIndexer(l, index), keys: keys}
 	j.indexes[l] = x
 	j.closers = append(j.closers, func() error {
 		j.stop() // the followers read a log that closes after this
@@ -207,10 +208,25 @@ func (x *indexed) Entry(ctx context.Context, ref ostiary.EntryRef) (control.LogE
 			return control.LogEntry{}, err
 		}
 	}
-	return control.LogEntry{Origin: rec.Origin, Ref: rec.Ref, Entry: rec.Entry, Opened: opened}, nil
+	return control.LogEntry{Origin: rec.Origin, Ref: rec.Ref, Entry: rec.Entry, Raw: rec.Raw, Opened: opened}, nil
 }
 
 // Prove implements control.Log.
 func (x *indexed) Prove(_ context.Context, ref ostiary.EntryRef) ([]byte, error) {
 	return x.log.Prove(ref)
+}
+
+// Key implements control.Log: what the log was opened with, as the control
+// state remembers it.
+func (x *indexed) Key(ctx context.Context, origin string) (string, error) {
+	logs, err := x.keys(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range logs {
+		if l.Origin == origin {
+			return l.Key, nil
+		}
+	}
+	return "", ostiary.Errorf(ostiary.NotFound, "no_log", "no log %s was ever opened here", origin)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/console"
 	"github.com/ostiary/ostiary/internal/egress"
 	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/telemetry"
@@ -97,10 +98,31 @@ func (d *Daemon) openTelemetry(context.Context) (err error) {
 
 // observer is what the gate tells of its exchanges, nil if nobody asks.
 func (d *Daemon) observer() gate.Observer {
-	if d.telemetry == nil {
-		return nil
+	var all observers
+	if d.telemetry != nil {
+		all = append(all, d.telemetry)
 	}
-	return d.telemetry
+	if d.pages.listener != nil {
+		d.pages.watch = console.NewWatch(d.clock)
+		all = append(all, d.pages.watch)
+	}
+	switch len(all) {
+	case 0:
+		return nil
+	case 1:
+		return all[0]
+	}
+	return all
+}
+
+// observers are told one after the other.
+type observers []gate.Observer
+
+// Ended implements gate.Observer.
+func (o observers) Ended(e *gate.Ending) {
+	for _, one := range o {
+		one.Ended(e)
+	}
 }
 
 // stranger counts a refusal of somebody who never authenticated: in the log,

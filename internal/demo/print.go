@@ -205,6 +205,7 @@ func (p *printer) closing(scenes, failed int, _ error) {
 // Invitation is what a person needs to use the running demo.
 type Invitation struct {
 	Endpoint string   // "http://127.0.0.1:8080/mcp"
+	Console  string   // one-time link of the console's first operator; "" if there is none
 	Token    string   // a bearer token; "" if none was minted
 	Expires  string   // when the token ends, for people
 	Bridge   []string // the command that bridges a client which can send no credentials; nil if there is none
@@ -215,7 +216,14 @@ type Invitation struct {
 // Invite prints how to point one's own MCP client at the running demo.
 func Invite(w io.Writer, i Invitation) error {
 	p := &printer{out: w}
-	p.line("The demo stays up until you press Ctrl-C. Point your own MCP client at it:")
+	p.line("The demo stays up until you press Ctrl-C, and the agent goes on with its day.")
+	if i.Console != "" {
+		p.line("Watch it in the console. The link works once; your device makes a passkey:")
+		p.line("")
+		p.line("   %s", i.Console)
+		p.line("")
+	}
+	p.line("Point your own MCP client at it:")
 	p.line("")
 	p.line("   endpoint    %s", i.Endpoint)
 	if i.Token != "" {

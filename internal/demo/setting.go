@@ -32,6 +32,7 @@ type Setting struct {
 	Policy     string // folder of its policies
 	Agents     string // TLS address for agents
 	Loopback   string // plain-HTTP address for bearer tokens, on loopback
+	Console    string // address of the console, on loopback
 	Tools      string // URL of the HTTP tool server, without a path
 	Executable string // this program, to start the stdio tool server
 	Command    string // the subcommand that leads to ServerCommand.Run
@@ -54,6 +55,7 @@ policy: %s
 listen:
   agents: %s
   loopback: %s
+  console: %s
 
 servers:
   bank:
@@ -68,7 +70,7 @@ servers:
 
 ledger:
   segment_size: 1MiB
-`, quote(TrustDomain), quote(s.Data), quote(s.Policy), quote(s.Agents), quote(s.Loopback),
+`, quote(TrustDomain), quote(s.Data), quote(s.Policy), quote(s.Agents), quote(s.Loopback), quote(s.Console),
 		quote(s.Tools+"/"+Bank), quote(s.Tools+"/"+Inbox), quote(documents))
 	return b.Bytes()
 }

@@ -51,6 +51,16 @@ func (p *People) begin(ctx context.Context, name string, rec *person, method str
 // Session returns whose browser holds the token, as of now: it is asked on
 // every request. Unauthenticated for every token that does not work.
 func (p *People) Session(ctx context.Context, token string) (Session, error) {
+	return p.session(ctx, token, true)
+}
+
+// Look is Session without counting as use: what only watches keeps nobody
+// signed in.
+func (p *People) Look(ctx context.Context, token string) (Session, error) {
+	return p.session(ctx, token, false)
+}
+
+func (p *People) session(ctx context.Context, token string, used bool) (Session, error) {
 	if token == "" {
 		return Session{}, errNobody()
 	}
@@ -67,7 +77,7 @@ func (p *People) Session(ctx context.Context, token string) (Session, error) {
 	if rec.Round != s.Round || !rec.Revoked.IsZero() || now.Sub(s.Seen) >= SessionIdle || now.Before(s.Since.Add(-time.Minute)) {
 		return Session{}, errNobody()
 	}
-	if now.Sub(s.Seen) >= seenEvery {
+	if used && now.Sub(s.Seen) >= seenEvery {
 		s.Seen = now.UTC()
 		// Another request of this browser may have written it, or ended it.
 		switch err := p.put(ctx, r, &s); {

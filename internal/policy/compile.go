@@ -29,6 +29,9 @@ func (s *Set) Digest() ostiary.Digest { return s.digest }
 // Files returns the names of the folder's files, sorted.
 func (s *Set) Files() []string { return slices.Sorted(maps.Keys(s.files)) }
 
+// Text returns a file as it was compiled, "" for one that is not among Files.
+func (s *Set) Text(name string) string { return s.files[name] }
+
 // Policies returns how many policies decide, built-in ones included.
 func (s *Set) Policies() int { return s.total() }
 
