@@ -258,7 +258,7 @@ func touched(seen uint64, changes []store.Change) (p parts, rev uint64) {
 			p.pins = true
 		case "snapshot":
 			p.policy = true
-		case "session", "taint", "log", "fence", "data_key", "containment", "record": // read when needed, or followed elsewhere
+		case "session", "taint", "log", "fence", "data_key", "containment", "record", "hold": // read when needed, or followed elsewhere
 		default:
 			return everything, changes[len(changes)-1].Rev
 		}

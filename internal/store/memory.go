@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/approval"
 	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/ledger"
@@ -40,6 +41,7 @@ type Memory struct {
 	keys        map[string][]byte
 	contained   map[[2]string]Containment
 	records     map[[2]string]record.Record // by kind and id
+	holds       map[ostiary.HoldID]approval.Row
 }
 
 type memoryToken struct {
@@ -69,7 +71,7 @@ func NewMemory() *Memory {
 		agents: map[ostiary.AgentID]identity.AgentRecord{}, mandates: map[ostiary.MandateID]identity.MandateRecord{},
 		pins: map[[3]string]catalog.PinRecord{}, sessions: map[sessionKey]*provenance.SessionRecord{},
 		byID: map[ostiary.SessionID]*provenance.SessionRecord{}, keys: map[string][]byte{}, contained: map[[2]string]Containment{},
-		records: map[[2]string]record.Record{},
+		records: map[[2]string]record.Record{}, holds: map[ostiary.HoldID]approval.Row{},
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/approval"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/record"
 	"github.com/ostiary/ostiary/internal/store"
@@ -466,5 +468,37 @@ func TestPostgresTakesOnce(t *testing.T) {
 		if won.Load() != 1 {
 			t.Fatalf("round %d: %d took it", round, won.Load())
 		}
+	}
+}
+
+// TestPostgresSpendsOnce: of a thousand uses of one consent on two processes'
+// stores one is the first: I03.
+func TestPostgresSpendsOnce(t *testing.T) {
+	ctx := t.Context()
+	address := database(t, cluster(t))
+	both := [2]*store.SQL{openServer(t, address), openServer(t, address)}
+	at := time.Now()
+	r := approval.Row{ID: "h", Gateway: "gw", Agent: "spiffe://a.example/pay", State: ostiary.HoldGranted, Created: at, Expires: at.Add(time.Hour), Until: at.Add(time.Hour), Body: []byte("x")}
+	var err error
+	if r.Revision, err = both[0].CreateHold(ctx, r, 1, at); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var won atomic.Int64
+	for i := range 1000 {
+		wg.Go(func() {
+			r := r
+			r.State, r.Intent = ostiary.HoldSpent, ostiary.EntryID{1, byte(i), byte(i >> 8)}
+			_, err := both[i%2].ReplaceHold(ctx, r)
+			if err == nil {
+				won.Add(1)
+			} else if code(err) != "record_moved" {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 {
+		t.Errorf("%d spent it", won.Load())
 	}
 }

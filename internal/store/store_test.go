@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/approval/approvaltest"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/store"
 	"github.com/ostiary/ostiary/internal/store/storetest"
@@ -281,3 +282,6 @@ func BenchmarkRevoke(b *testing.B) {
 		}
 	})
 }
+
+// The fake of the engine's own tests passes the suite of the real ones.
+func TestHoldsFake(t *testing.T) { storetest.Holds(t, &approvaltest.Store{}) }

@@ -40,7 +40,7 @@ func Run(t *testing.T, e Engine) {
 		"Snapshots": snapshots, "Sessions": sessions, "Logs": logs, "DataKeys": dataKeys,
 		"Containments": containments, "Revisions": revisions, "Writers": writers, "Faults": faults,
 		"AddAgents": addAgents, "Records": records, "RecordsTaken": recordsTaken, "RecordsSwept": recordsSwept,
-		"Mandates": mandates, "MandateEnds": mandateEnds,
+		"Holds": holds, "Mandates": mandates, "MandateEnds": mandateEnds,
 		"Refusals": refusals, "Leaving": leaving, "Durable": durable,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, e) })
