@@ -162,6 +162,33 @@ func (v *Vote) Statement() []byte {
 		"\nreason " + reason + "\ncast " + v.Cast.UTC().Format(time.RFC3339) + "\nexpires " + v.Expires.UTC().Format(voteTime) + "\n")
 }
 
+// ParseVote reads a statement, and nothing that is written otherwise.
+func ParseVote(statement string) (Vote, error) {
+	lines := strings.Split(statement, "\n")
+	bad := Errorf(Malformed, "vote", "this is no statement of a vote")
+	if len(lines) != 9 || lines[0] != "ostiary vote v1" || len(statement) > 1024 {
+		return Vote{}, bad
+	}
+	word := map[string]string{}
+	for _, l := range lines[1:8] {
+		name, value, _ := strings.Cut(l, " ")
+		word[name] = value
+	}
+	v := Vote{Hold: HoldID(word["hold"]), Consent: word["vote"] == "consent", Approver: PrincipalID(word["approver"])}
+	var errs [4]error
+	v.Question, errs[0] = ParseDigest(word["question"])
+	if r := word["reason"]; r != "-" {
+		v.Reason, errs[1] = ParseDigest(r)
+	}
+	v.Cast, errs[2] = time.Parse(time.RFC3339, word["cast"])
+	v.Expires, errs[3] = time.Parse(voteTime, word["expires"])
+	if errs != [4]error{} || string(v.Statement()) != statement {
+		return Vote{}, bad
+	}
+	v.Cast, v.Expires = v.Cast.UTC(), v.Expires.UTC()
+	return v, nil
+}
+
 const voteTime = "2006-01-02T15:04:05.000000Z07:00"
 
 // Signed is a vote with what proves it. Exactly one kind of proof is there: an

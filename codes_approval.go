@@ -31,7 +31,7 @@ func approvalCodes() []Code {
 		of(Exhausted, "Wait until people have decided.", "ask_rate", "people are asked for consent too often", "holds", "too many calls of the agent wait for people", "votes", "too many votes were cast on one held action"),
 		of(Malformed, "Mend what was asked; the text says how it is written.",
 			"hold", "a held action needs an id, an agent and a state", "hold_size", "a part of a held action is too large to keep", "narrowing", "an edit is no narrowing: lower a number, or drop an element or a member",
-			"remedy", "a fact that no person can supply", "state", "it is no state of a held action"),
+			"remedy", "a fact that no person can supply", "state", "it is no state of a held action", "vote", "it is no vote, or not written as one"),
 		of(NotFound, "Look at the id: ostiary approvals. Only who asked can fetch a result.", "hold", "there is no such held action", "result_gone", "the result is not kept any more", "result_long", "the result was too long to be kept; the call was carried out"),
 		of(Upstream, "Ask the server before repeating what must not happen twice.", "hold_unknown", "the gateway stopped while the action was carried out"),
 		of(Unavailable, "Try again.", "no_decision", "policy gives no answer now"),

@@ -40,6 +40,7 @@ type Options struct {
 type Report struct {
 	Logs    []LogReport
 	Entries uint64
+	Votes   uint64 // people's votes, each with a signature that verified
 	// Complete says that every log named by Options.Logs, a deployment log
 	// or a predecessor is there, and that at least one list of logs was
 	// known.
@@ -553,6 +554,12 @@ func (v *verifier) learn(c *Chain, index uint64, e *Entry) error {
 	case ostiary.KindOpen:
 		return v.predecessor(c, index, e)
 	case ostiary.KindChange:
+		if e.Fact(VoteFact) != "" {
+			if err := checkVote(e); err != nil {
+				return &Fault{Log: c.Origin, Ref: c.Ref(index), What: "a vote that does not verify: " + ostiary.AsError(err).Detail}
+			}
+			v.report.Votes++
+		}
 		if o := e.Fact("log_origin"); o != "" && ofDeployment(c.Origin) {
 			v.named[o], v.list = e.Fact("log_key"), true
 		}
