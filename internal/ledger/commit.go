@@ -2,10 +2,8 @@ package ledger
 
 import (
 	"cmp"
-	"errors"
 	"runtime"
 	"slices"
-	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -26,8 +24,9 @@ type frames struct {
 func (l *Log) commits() {
 	defer l.workers.Done()
 	var batch []*pending
+	limit := func() int64 { return l.batchLimit(l.current()) }
 	for {
-		b, op, ok := l.queue.take(batch[:0], proof.MaxBatch, l.batchLimit)
+		b, op, ok := l.queue.take(batch[:0], proof.MaxBatch, limit)
 		switch {
 		case !ok:
 			return
@@ -50,12 +49,12 @@ func (l *Log) commits() {
 }
 
 // batchLimit is how many bytes the next batch may have: what the live segment
-// still takes, or a whole batch if that is next to nothing.
-func (l *Log) batchLimit() int64 {
-	v := l.current()
-	most := min(BatchBytes, l.opt.SegmentSize/2)
-	if left := v.live.size - v.live.used - proof.FrameHead - proof.BatchHead - proof.Align; left > OutcomeRoom {
-		return min(left, most)
+// still takes, or if that may be less than an Outcome needs, what any other
+// takes.
+func (l *Log) batchLimit(v *volume) int64 {
+	most := min(BatchBytes, l.opt.SegmentSize/2, l.opt.Reserve/2)
+	if left := v.live.left(); left >= OutcomeRoom {
+		return min(left-framed(0), most)
 	}
 	return most
 }
@@ -65,7 +64,7 @@ func (l *Log) batchLimit() int64 {
 // committer when it has answered. An error means that the log has failed.
 func (l *Log) commit(v *volume, batch []*pending) error {
 	// 3. Assemble.
-	batch, need := claim(batch)
+	batch = claim(batch)
 	if len(batch) == 0 {
 		return nil
 	}
@@ -73,7 +72,7 @@ func (l *Log) commit(v *volume, batch []*pending) error {
 		answerAll(batch, err)
 		return err
 	}
-	batch, err := l.makeRoom(v, batch, need)
+	batch, err := l.makeRoom(v, batch)
 	if err != nil {
 		answerAll(batch, l.fail(err))
 		return err
@@ -115,21 +114,18 @@ func answerAll(batch []*pending, err error) {
 	}
 }
 
-// claim takes what was not withdrawn, in the order of recorded time, and says
-// how many bytes it needs.
-func claim(batch []*pending) ([]*pending, int64) {
-	need := int64(proof.FrameHead + proof.BatchHead)
+// claim takes what was not withdrawn, in the order of recorded time.
+func claim(batch []*pending) []*pending {
 	n := 0
 	for _, p := range batch {
 		if p.state.CompareAndSwap(queued, taken) {
 			batch[n] = p
 			n++
-			need += p.size()
 		}
 	}
 	batch = batch[:n]
 	slices.SortFunc(batch, func(a, b *pending) int { return cmp.Compare(a.stamp, b.stamp) })
-	return batch, need
+	return batch
 }
 
 // assemble puts the batch into a frame: conflicts are answered, the others
@@ -198,62 +194,4 @@ func (l *Log) flush(v *volume, frame []byte, first uint64) error {
 	v.mu.Unlock()
 	s.used += int64(len(frame))
 	return nil
-}
-
-// makeRoom sees to it that the batch fits the live segment, going to the next
-// one if it must. Entries for which there is no room are answered.
-func (l *Log) makeRoom(v *volume, batch []*pending, need int64) ([]*pending, error) {
-	fits := func() bool { return v.live.used+proof.Padded(int(need)) <= v.live.size }
-	if fits() && !v.live.reserve {
-		return batch, nil
-	}
-	onlySpare := !slices.ContainsFunc(batch, func(p *pending) bool { return !p.spare })
-	if fits() && onlySpare {
-		return batch, nil
-	}
-	err := l.nextSegment(v, need+openingRoom(l.opt.SegmentSize), false)
-	for start := time.Now(); errors.Is(err, errNoRoom) && time.Since(start) < fullWithin && l.room.await(); {
-		err = l.nextSegment(v, need+openingRoom(l.opt.SegmentSize), false)
-	}
-	if err == nil || !errors.Is(err, errNoRoom) {
-		return batch, err
-	}
-	// No segment is ready. What may use the reserve does, the rest is refused.
-	need = proof.FrameHead + proof.BatchHead
-	kept := batch[:0]
-	for _, p := range batch {
-		if p.spare {
-			kept = append(kept, p)
-			need += p.size()
-		} else {
-			p.answer(0, ostiary.Errorf(ostiary.Unavailable, "ledger_full", "the ledger has no room"))
-		}
-	}
-	if len(kept) == 0 || fits() {
-		return kept, nil
-	}
-	if err := l.nextSegment(v, need+openingRoom(l.opt.Reserve), true); errors.Is(err, errNoRoom) {
-		answerAll(kept, ostiary.Errorf(ostiary.Unavailable, "ledger_full", "the ledger has no room, not even its reserve"))
-		return nil, nil
-	} else if err != nil {
-		return kept, err
-	}
-	return kept, nil
-}
-
-// fullWithin is how soon a full disk must refuse.
-const fullWithin = time.Second
-
-var errNoRoom = errors.New("no segment is ready")
-
-// updateRoom tells admission what is left.
-func (l *Log) updateRoom() {
-	v := l.current()
-	normal, reserve, short := l.room.extra(l.opt.Reserve)
-	if left := v.left.Load(); v.onReserve.Load() {
-		reserve += left
-	} else {
-		normal += left
-	}
-	l.queue.setRoom(int(v.open.Load()), normal, reserve, short)
 }

@@ -338,10 +338,12 @@ func (l *Log) turn(ctx context.Context, v, next *volume, s *segment) error {
 	l.mu.Lock()
 	l.volumes = append(l.volumes, next)
 	l.mu.Unlock()
-	for batch := range slices.Chunk(l.queue.turn(next), 256) { // small, so that each fits
-		if err := l.commit(v, batch); err != nil {
+	for waiting := l.queue.turn(next); len(waiting) > 0; {
+		n := fitting(waiting, l.batchLimit(v))
+		if err := l.commit(v, waiting[:n]); err != nil {
 			return err
 		}
+		waiting = waiting[n:]
 	}
 	last := proof.Entry{Kind: ostiary.KindClose, Facts: []proof.Fact{
 		{Name: "successor", Value: next.origin}, {Name: "successor_key", Value: next.signer.VerifierKey()}}}

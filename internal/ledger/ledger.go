@@ -54,7 +54,7 @@ const (
 	queueBytes = 64 << 20
 	// BatchBytes bounds one write, so that a flush stays short.
 	BatchBytes = 8 << 20
-	// OutcomeRoom is reserved for the Outcome of each Intent.
+	// OutcomeRoom is kept for the Outcome of each Intent, its frame included.
 	OutcomeRoom = 16 << 10
 	// DefaultLongest is how long an action may take before its Intent
 	// counts as Unknown.

@@ -2,9 +2,11 @@ package ledger
 
 import (
 	"errors"
+	"math"
 	"sync"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/proof"
 )
 
 // errMoved tells a caller to seal again: the log it sealed for was closed.
@@ -27,8 +29,8 @@ type queue struct {
 	closed  bool
 	intents int   // Intents among what waits
 	open    int   // open Intents, as of the last batch
-	normal  int64 // room that any entry may use, as of the last batch
-	reserve int64 // room that only entries marked spare may use
+	most    int   // Intents that may be open; set once
+	space   space // what is left, as of the last batch
 	short   bool  // no more room can be made: the disk is full
 }
 
@@ -40,8 +42,8 @@ type lane struct {
 // maxLanes bounds the lanes kept although empty.
 const maxLanes = 4096
 
-func (q *queue) init() {
-	q.filled.L = &q.mu
+func (q *queue) init(most int) {
+	q.filled.L, q.most = &q.mu, most
 	q.lanes = map[string]*lane{}
 }
 
@@ -57,8 +59,9 @@ func (q *queue) admit(p *pending) error {
 	case q.volume != p.volume:
 		return errMoved
 	}
-	if err := q.fits(p); err != nil {
-		return err
+	owed := p.owed() // its Intent was admitted for it: there is room, and there are no more of them
+	if !owed && !q.fits(p) {
+		return errFull()
 	}
 	ln := q.lanes[p.lane]
 	if ln == nil {
@@ -69,7 +72,7 @@ func (q *queue) admit(p *pending) error {
 		q.lanes[p.lane] = ln
 	}
 	waiting := len(ln.items) - ln.next
-	if q.count >= QueueLimit || waiting >= QueueLimit-q.count || q.bytes+p.size() > queueBytes {
+	if !owed && (q.count >= QueueLimit || waiting >= QueueLimit-q.count || q.bytes+p.size() > queueBytes) {
 		return ostiary.Errorf(ostiary.Unavailable, "ledger_busy", "too many entries wait for the ledger")
 	}
 	if waiting == 0 {
@@ -87,26 +90,19 @@ func (q *queue) admit(p *pending) error {
 	return nil
 }
 
-// fits checks that there is room for all Outcomes that are or will be owed,
-// and on a full disk for the entry itself. It looks ahead; the committer has
-// the last word.
-func (q *queue) fits(p *pending) error {
-	need := q.bytes + p.size()
-	owed := int64(q.open+q.intents) * OutcomeRoom
-	full := false
-	switch {
-	case p.entry.Kind == ostiary.KindIntent:
-		full = owed+OutcomeRoom > q.normal+q.reserve || q.short && (need > q.normal || need+owed+OutcomeRoom > q.normal+q.reserve)
-	case !q.short:
-	case p.spare:
-		full = need > q.normal+q.reserve || need > q.normal && p.size() > OutcomeRoom
-	default:
-		full = need > q.normal
+// fits looks ahead whether there will be room for the entry, and for each
+// Outcome that is or will be owed. The committer has the last word.
+func (q *queue) fits(p *pending) bool {
+	open, where, left := q.open+q.intents, inLive, q.space
+	if p.entry.Kind == ostiary.KindIntent {
+		if open++; open > q.most {
+			return false
+		}
 	}
-	if full {
-		return ostiary.Errorf(ostiary.Unavailable, "ledger_full", "the ledger has no room")
+	if q.short {
+		where, left = q.space.after(q.bytes+p.size(), p.spare())
 	}
-	return nil
+	return where != nowhere && left.holds() >= open
 }
 
 func (q *queue) dropLanes() {
@@ -173,6 +169,17 @@ func (q *queue) batch(dst []*pending, n int, limit int64) []*pending {
 	return dst
 }
 
+// fitting returns how many of the first entries make one batch of limit bytes,
+// at least one.
+func fitting(entries []*pending, limit int64) int {
+	for i, p := range entries {
+		if limit -= p.size(); i == proof.MaxBatch || limit < 0 && i > 0 {
+			return i
+		}
+	}
+	return len(entries)
+}
+
 // operate lets the committer run op between two batches. It reports false if
 // the committer takes nothing any more.
 func (q *queue) operate(op func()) bool {
@@ -192,7 +199,7 @@ func (q *queue) turn(v *volume) []*pending {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.volume = v
-	return q.batch(nil, QueueLimit+1, 1<<62)
+	return q.batch(nil, q.count, math.MaxInt64)
 }
 
 // close ends admission; what waits is still taken.
@@ -207,7 +214,7 @@ func (q *queue) close() {
 func (q *queue) fail(e *ostiary.Error) {
 	q.mu.Lock()
 	q.err = e
-	waiting := q.batch(nil, QueueLimit+1, 1<<62)
+	waiting := q.batch(nil, q.count, math.MaxInt64)
 	q.filled.Broadcast()
 	q.mu.Unlock()
 	for _, p := range waiting {
@@ -221,9 +228,9 @@ func (p *pending) answer(index uint64, err error) {
 	p.done <- struct{}{}
 }
 
-func (q *queue) setRoom(open int, normal, reserve int64, short bool) {
+func (q *queue) setRoom(open int, s space, short bool) {
 	q.mu.Lock()
-	q.open, q.normal, q.reserve, q.short = open, normal, reserve, short
+	q.open, q.space, q.short = open, s, short
 	q.mu.Unlock()
 }
 

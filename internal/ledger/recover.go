@@ -41,7 +41,7 @@ func Open(ctx context.Context, o Options) (_ *Log, err error) {
 		return nil, err
 	}
 	l := &Log{opt: o, log: o.Logger.With("log", o.Deployment+"/"+o.Gateway), failed: make(chan struct{})}
-	l.queue.init()
+	l.queue.init(l.opt.whole().holds())
 	l.grew.init()
 	l.room.wake, l.room.ready = make(chan struct{}, 1), make(chan struct{}, 1)
 	l.frames.collect = l.frames.add

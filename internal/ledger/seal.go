@@ -38,7 +38,6 @@ type pending struct {
 	leaf    tlog.Hash
 	stamp   int64 // entry.Time in Unix nanoseconds
 	lane    string
-	spare   bool // may use the reserve
 	state   atomic.Uint32
 	done    chan struct{}
 
@@ -65,7 +64,7 @@ func (l *Log) release(p *pending) {
 	}
 	clear(p.scratch[:cap(p.scratch)]) // it held the plain payload
 	p.entry = proof.Entry{}
-	p.volume, p.err, p.lane, p.spare = nil, nil, "", false
+	p.volume, p.err, p.lane = nil, nil, ""
 	p.state.Store(queued)
 	l.pool.Put(p)
 }
@@ -105,7 +104,6 @@ func (l *Log) seal(ctx context.Context, p *pending, e *ostiary.Entry) error {
 func (l *Log) finish(ctx context.Context, p *pending, v *volume, payload *ostiary.Payload) error {
 	x := &p.entry
 	p.volume, p.lane = v, x.Agent
-	p.spare = x.Kind != ostiary.KindIntent && x.Kind != ostiary.KindResult
 	if x.ID.IsZero() {
 		if _, err := rand.Read(x.ID[:]); err != nil {
 			return ostiary.Errorf(ostiary.Unavailable, "random", "no randomness").Because(err)

@@ -31,6 +31,9 @@ type segment struct {
 	places []proof.Place // its batches; nil until somebody reads. Guarded by the volume's mutex
 }
 
+// left is how many bytes the live segment still takes.
+func (s *segment) left() int64 { return s.size - s.used }
+
 const segmentSuffix = ".seg"
 
 func segmentName(number uint64) string { return fmt.Sprintf("%08d%s", number, segmentSuffix) }
@@ -124,20 +127,6 @@ func (r *room) state() (spares int, short bool) {
 	return len(r.spares), r.why != nil
 }
 
-// extra returns how many bytes the spares and the reserve hold, and whether
-// no more can be made.
-func (r *room) extra(reserveSize int64) (normal, reserve int64, short bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, s := range r.spares {
-		normal += s.size - openingRoom(s.size)
-	}
-	if r.reserve != nil {
-		reserve = reserveSize - openingRoom(reserveSize)
-	}
-	return normal, reserve, r.why != nil
-}
-
 func (r *room) poke() { poke(r.wake) }
 
 func poke(c chan struct{}) {
@@ -148,12 +137,12 @@ func poke(c chan struct{}) {
 }
 
 // await waits until the stock did something, at most until a full disk must
-// refuse. It reports false at once if the disk is full.
+// refuse. It reports false at once if the disk is full or nothing is missing.
 func (r *room) await() bool {
 	r.mu.Lock()
-	short := r.why != nil
+	idle := r.why != nil || len(r.spares) >= spareSegments && r.reserve != nil
 	r.mu.Unlock()
-	if short {
+	if idle {
 		return false
 	}
 	t := time.NewTimer(fullWithin)
@@ -230,11 +219,10 @@ func (l *Log) addSpare(v *volume) error {
 	return nil
 }
 
-// nextSegment makes another segment live: a spare, one made for a batch that
-// fits none, or the reserve if it may be used. It returns errNoRoom if there
-// is none; other errors are failures of the log.
-func (l *Log) nextSegment(v *volume, need int64, useReserve bool) error {
-	s, err := l.pick(v, need, useReserve)
+// nextSegment makes another segment live, for a batch of need bytes. It
+// returns errNoRoom if there is none; other errors are failures of the log.
+func (l *Log) nextSegment(v *volume, where place, need int64) error {
+	s, err := l.pick(v, where, need)
 	if err != nil {
 		return err
 	}
@@ -246,22 +234,19 @@ func (l *Log) nextSegment(v *volume, need int64, useReserve bool) error {
 	return l.begin(v, s)
 }
 
-// pick finds a segment with room for need bytes.
-func (l *Log) pick(v *volume, need int64, useReserve bool) (*segment, error) {
+// pick takes the segment from where it stands ready.
+func (l *Log) pick(v *volume, where place, need int64) (*segment, error) {
 	r := &l.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.poke()
-	if len(r.spares) > 0 && r.spares[0].size >= need {
+	switch where {
+	case inSpare:
 		s := r.spares[0]
 		r.spares = r.spares[1:]
 		return s, nil
-	}
-	if need > l.opt.SegmentSize && !(useReserve && need <= l.opt.Reserve) {
-		return l.special(v, need)
-	}
-	if !useReserve || r.reserve == nil || need > l.opt.Reserve {
-		return nil, errNoRoom
+	case inSpecial:
+		return l.special(v, need+openingRoom(l.opt.SegmentSize))
 	}
 	s := &segment{number: r.last + 1, size: l.opt.Reserve, file: r.reserve, reserve: true}
 	s.path = filepath.Join(v.dir, segmentName(s.number))

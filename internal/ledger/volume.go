@@ -298,7 +298,7 @@ func (v *volume) setLive(s *segment) {
 
 // measure publishes how far the live segment is filled.
 func (v *volume) measure() {
-	v.left.Store(max(0, v.live.size-v.live.used-proof.FrameHead-proof.BatchHead-proof.Align))
+	v.left.Store(v.live.left())
 	v.onReserve.Store(v.live.reserve)
 	v.open.Store(int64(len(v.chain.Open)))
 }
