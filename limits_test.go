@@ -52,7 +52,7 @@ var limits = []limit{
 	{"internal/identity.bodyTimeout", "the body of an enrolment", []string{"internal/door/mcp.idleTimeout"}},
 	{"internal/provenance.storeTimeout", "what a session read to be stored, before it is shown", []string{"internal/store.batchTimeout", "internal/gate.settleTimeout"}},
 	{"internal/store.connectTimeout", "the database server to let us in", []string{"internal/store.batchTimeout"}},
-	{"internal/store.batchTimeout", "the database server to answer a read or a batch of writes", []string{"internal/gate.settleTimeout"}},
+	{"internal/store.batchTimeout", "the database server to answer a read or a batch of writes", []string{"internal/control/oauth.endTimeout", "internal/gate.settleTimeout"}},
 	{"internal/ledger.fullWithin", "room in the log before a call is refused for want of it", []string{"internal/gate.settleTimeout"}},
 	{"internal/gate.settleTimeout", "an outcome to be durable, also when the caller left", []string{"internal/daemon.settleMargin"}},
 	{"internal/daemon.settleMargin", "a call that was ended for its length to settle; then its intent is Unknown", []string{"internal/daemon.Ledger.MaxActionTime"}},

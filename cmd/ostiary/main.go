@@ -139,8 +139,12 @@ func complain(w io.Writer, err error) {
 		text += ": " + e.Err.Error() // the operator's own terminal may see the cause
 	}
 	// What was being done when it happened, without the classification that
-	// programs read.
-	doing, _, _ := strings.Cut(err.Error(), e.Error())
+	// programs read. An error that is classified and says it in its own words,
+	// as a log's fault does, stands as it is.
+	doing, _, classified := strings.Cut(err.Error(), e.Error())
+	if !classified {
+		doing, text = err.Error(), ""
+	}
 	fmt.Fprintf(w, "ostiary: %s%s\n", doing, text)
 }
 

@@ -21,11 +21,9 @@ const (
 var families = []string{Bank, Inbox, Documents, Lab}
 
 // EntryHeader is the HTTP header in which a gateway names the ledger entry a
-// request was cleared under; it is covered by the gateway's signature.
+// request was cleared under; it is covered by the gateway's signature. Nothing
+// says the same over stdio.
 const EntryHeader = "Ostiary-Entry"
-
-// EntryMeta is the member of _meta that says the same over stdio.
-const EntryMeta = "dev.ostiary/entry"
 
 // world is what the tools act on, shared by every session and transport.
 type world struct {
@@ -294,13 +292,10 @@ func (w *world) complete(_ context.Context, r *mcp.CompleteRequest) (*mcp.Comple
 // entryOf returns the ledger entry a call was cleared under, as the gateway
 // named it; "" if no gateway did.
 func entryOf(r *mcp.CallToolRequest) string {
-	if r.Extra != nil && r.Extra.Header != nil {
-		if e := r.Extra.Header.Get(EntryHeader); e != "" {
-			return e
-		}
+	if r.Extra == nil {
+		return ""
 	}
-	e, _ := r.Params.Meta[EntryMeta].(string)
-	return e
+	return r.Extra.Header.Get(EntryHeader)
 }
 
 func text(format string, args ...any) *mcp.CallToolResult {

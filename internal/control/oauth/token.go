@@ -365,7 +365,7 @@ const (
 	// claimLife is how long it can take to hand out what a code is for.
 	claimLife = time.Minute
 	// endTimeout bounds ending what must not go on, whoever left meanwhile.
-	endTimeout = 20 * time.Second
+	endTimeout = 25 * time.Second
 )
 
 // again notices a code that was spent: what came of it ends, with everything
