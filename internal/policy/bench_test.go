@@ -106,15 +106,19 @@ func BenchmarkFlat(b *testing.B) {
 	for i := range names {
 		names[i] = ostiary.AgentID(fmt.Sprintf("spiffe://example.org/agent/%d", i))
 	}
-	best := [3]time.Duration{time.Hour, time.Hour, time.Hour}
+	const few10, few10k, many10k, own10k = 0, 1, 2, 3 // of 10 policies one agent; of 10,000 one, one of many, one of many under its own mandate
+	best := [4]time.Duration{time.Hour, time.Hour, time.Hour, time.Hour}
 	at := 0
-	run := func(i int, s *Snapshot, r *ostiary.Request, crowd bool) {
+	run := func(i int, s *Snapshot, r *ostiary.Request) {
 		begun := time.Now()
 		for range batch {
 			r.Context.Now = r.Context.Now.Add(time.Millisecond)
-			if crowd {
+			if i >= many10k {
 				at = (at + 1) % agents
 				r.Subject.Agent, r.Context.Session.ID = names[at], ostiary.SessionID(names[at])
+			}
+			if i == own10k {
+				r.Context.Mandate.ID = ostiary.MandateID(names[at])
 			}
 			if !s.Decide(r).Permit {
 				b.Fatal("denied")
@@ -123,18 +127,20 @@ func BenchmarkFlat(b *testing.B) {
 		best[i] = min(best[i], time.Since(begun)/batch)
 	}
 	s10, s10k := snapshot(b, few), snapshot(b, lots)
-	r10, r10k, crowd := one(fewTools), one(lotsTools), one(lotsTools)
+	r10, r10k, crowd, own := one(fewTools), one(lotsTools), one(lotsTools), one(lotsTools)
 	for range agents / batch {
-		run(2, s10k, crowd, true)
+		run(many10k, s10k, crowd)
 	}
 	for b.Loop() {
-		run(0, s10, r10, false)
-		run(1, s10k, r10k, false)
-		run(2, s10k, crowd, true)
+		run(few10, s10, r10)
+		run(few10k, s10k, r10k)
+		run(many10k, s10k, crowd)
+		run(own10k, s10k, own)
 	}
 	b.ReportMetric(float64(best[0].Nanoseconds()), "ns/decision")
 	b.ReportMetric(float64(best[1])/float64(best[0]), "ratio")
 	b.ReportMetric(float64(best[2])/float64(best[0]), "crowd-ratio")
+	b.ReportMetric(float64(best[3])/float64(best[0]), "own-mandate-ratio")
 }
 
 // BenchmarkVisible filters a list of 200 tools.

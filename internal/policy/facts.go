@@ -29,12 +29,17 @@ const (
 	smallRoom = 8
 )
 
+func newQuestion() question {
+	return question{context: make(cedar.RecordMap, contextRoom), scratch: make(cedar.RecordMap, contextRoom), small: make(cedar.RecordMap, smallRoom)}
+}
+
 // question returns one to fill in, used before if possible: it is large, and
 // nothing keeps it beyond its decision.
 func (w *world) question(act *action) *question {
 	q, ok := w.pool.Get().(*question)
 	if !ok {
-		q = &question{context: make(cedar.RecordMap, contextRoom), scratch: make(cedar.RecordMap, contextRoom), small: make(cedar.RecordMap, smallRoom)}
+		fresh := newQuestion()
+		q = &fresh
 	}
 	q.act = act
 	return q
@@ -133,12 +138,12 @@ func (w *world) who(q *question, r *ostiary.Request) *refusal {
 	case len(x.Roles) > maxRoles:
 		return refuse(CodeOverBudget, "the agent has too many roles")
 	}
-	c := w.callers.get(r)
+	c := w.callers.get(r, q.small, q.scratch)
 	q.principal = c.principal
 	q.entities = entities{base: w.base, own: append(q.entities.own[:0], c.entities...)}
 	m := q.context
 	m["zone"], m["user"] = c.zone, c.user
-	m["mandate"], m["session"], m["risk"], m["posture"] = c.mandate, c.session, c.risk, c.posture
+	m["mandate"], m["session"], m["risk"], m["posture"] = c.mandate.record, c.session, c.risk, c.posture
 	m["containment"], m["taint"] = c.containment, c.tainted
 	m["history"] = w.histories.get(x.ReadsTainted, x.ReadsTainted, q.small, fillHistory)
 	return nil

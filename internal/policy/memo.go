@@ -28,40 +28,106 @@ type callerKey struct {
 	principal   ostiary.PrincipalID
 	self, bound bool
 	zone        string
-	mandate     ostiary.MandateID
-	purpose     string
-	depth       int64
-	kind        ostiary.MandateKind
-	by          ostiary.PrincipalID
-	giver       ostiary.PrincipalID // the mandate's principal
-	links       int
+	mandate     mandateKey
 	session     ostiary.SessionID
 	risk        ostiary.Risk
-	postureOK   bool
-	method      string
-	appraised   int64
+	posture     postureKey
 	containment ostiary.Containment
+}
+
+type mandateKey struct {
+	id        ostiary.MandateID
+	purpose   string
+	depth     int64
+	kind      ostiary.MandateKind
+	by        ostiary.PrincipalID
+	principal ostiary.PrincipalID
+	links     int
+}
+
+type postureKey struct {
+	ok        bool
+	method    string
+	appraised int64 // Unix milliseconds
 }
 
 // caller is the part of a request that is about who asks.
 type caller struct {
 	key       callerKey
-	roles     []string
-	classes   []string // the mandate's
+	roles     *roles
+	mandate   *mandate
 	taint     []string
 	principal cedar.EntityUID
 	entities  []cedar.Entity // the agent, its roles, its zone, the person
 
-	zone, user, mandate, session, risk, posture, containment, tainted cedar.Value
+	zone, user, session, risk, posture, containment, tainted cedar.Value
 }
 
 type callers struct {
 	seed  maphash.Seed
 	place [memoPlaces]atomic.Pointer[caller]
 
-	// What many callers have in common, so that a new one costs less.
-	kinds values[string]
-	risks values[ostiary.Risk]
+	// What callers have in common, with others or with what they were before
+	// they read something, so that a new one costs less.
+	kinds    values[string]
+	risks    values[ostiary.Risk]
+	postures values[postureKey]
+	roles    [memoRoles]atomic.Pointer[roles]
+	mandates [memoPlaces]atomic.Pointer[mandate]
+}
+
+// memoRoles is the number of places for lists of roles.
+const memoRoles = 64
+
+// roles is a list of roles in Cedar's words.
+type roles struct {
+	names    []string
+	entities []cedar.Entity
+	parents  cedar.EntityUIDSet // of whoever has them
+}
+
+// rolesOf returns a list of roles, built now or before.
+func (c *callers) rolesOf(names []string) *roles {
+	h := uint64(len(names))
+	for _, n := range names {
+		h = h*31 + maphash.String(c.seed, n)
+	}
+	at := &c.roles[h%memoRoles]
+	if old := at.Load(); old != nil && slices.Equal(old.names, names) {
+		return old
+	}
+	fresh := &roles{names: slices.Clone(names)}
+	uids := make([]cedar.EntityUID, len(names))
+	for i, n := range names {
+		uids[i] = uid(typeRole, n)
+		fresh.entities = append(fresh.entities, cedar.Entity{UID: uids[i]})
+	}
+	fresh.parents = cedar.NewEntityUIDSet(uids...)
+	at.Store(fresh)
+	return fresh
+}
+
+// mandate is a mandate in Cedar's words.
+type mandate struct {
+	key     mandateKey
+	classes []string
+	record  cedar.Value
+}
+
+// mandateOf returns a mandate, built now or before. Room is an empty map to
+// fill, which is empty again afterwards.
+func (c *callers) mandateOf(k mandateKey, classes []string, room cedar.RecordMap) *mandate {
+	at := &c.mandates[maphash.String(c.seed, string(k.id))%memoPlaces]
+	if old := at.Load(); old != nil && old.key == k && slices.Equal(old.classes, classes) {
+		return old
+	}
+	room["id"], room["purpose"], room["depth"], room["links"] = cedar.String(k.id), cedar.String(k.purpose), cedar.Long(k.depth), cedar.Long(k.links)
+	room["kind"], room["standing"] = cedar.String(k.kind.String()), cedar.Boolean(k.kind == ostiary.StandingMandate)
+	room["principal"], room["by"], room["classes"] = cedar.String(k.principal), cedar.String(k.by), texts(classes)
+	fresh := &mandate{k, slices.Clone(classes), cedar.NewRecord(room)}
+	clear(room)
+	at.Store(fresh)
+	return fresh
 }
 
 // values keeps what was built last from small values that many requests share
@@ -96,6 +162,10 @@ func fillRisk(m cedar.RecordMap, r ostiary.Risk) {
 	m["score"], m["level"] = cedar.Long(r.Score), cedar.String(r.Level)
 }
 
+func fillPosture(m cedar.RecordMap, k postureKey) {
+	m["appraised"], m["ok"], m["method"] = cedar.NewDatetimeFromMillis(k.appraised), cedar.Boolean(k.ok), cedar.String(k.method)
+}
+
 func fillHistory(m cedar.RecordMap, reads int64) { m["reads_untrusted"] = cedar.Long(reads) }
 
 func fillSystem(m cedar.RecordMap, now int64) { m["now"] = cedar.NewDatetimeFromMillis(now) }
@@ -105,11 +175,12 @@ func callerKeyOf(r *ostiary.Request) callerKey {
 	self := s.Via == ostiary.ViaSelf
 	k := callerKey{
 		agent: s.Agent, principal: x.Principal, self: self, bound: s.Bound || self, zone: x.Zone,
-		mandate: x.Mandate.ID, purpose: x.Mandate.Purpose, depth: x.Mandate.Depth, kind: x.Mandate.Kind, by: x.Mandate.By,
-		giver: x.Mandate.Principal, links: max(1, len(x.Mandate.Links)),
-		session: x.Session.ID, risk: x.Risk,
-		postureOK: x.Posture.OK, method: x.Posture.Method, appraised: x.Posture.Appraised.UnixMilli(),
-		containment: x.Containment,
+		mandate: mandateKey{
+			id: x.Mandate.ID, purpose: x.Mandate.Purpose, depth: x.Mandate.Depth, kind: x.Mandate.Kind, by: x.Mandate.By,
+			principal: x.Mandate.Principal, links: max(1, len(x.Mandate.Links)),
+		},
+		session: x.Session.ID, risk: x.Risk, containment: x.Containment,
+		posture: postureKey{ok: x.Posture.OK, method: x.Posture.Method, appraised: x.Posture.Appraised.UnixMilli()},
 	}
 	if k.risk.Level == "" {
 		k.risk = ostiary.Risk{Score: 100, Level: "unknown"} // what nobody weighed counts as the highest
@@ -123,54 +194,46 @@ func callerKeyOf(r *ostiary.Request) callerKey {
 	return k
 }
 
-// get returns the caller of a request, built now or before.
-func (c *callers) get(r *ostiary.Request) *caller {
+// get returns the caller of a request, built now or before. Small and large
+// are empty maps to fill, which are empty again afterwards.
+func (c *callers) get(r *ostiary.Request, small, large cedar.RecordMap) *caller {
 	k := callerKeyOf(r)
 	at := &c.place[(maphash.String(c.seed, string(k.session))+maphash.String(c.seed, string(k.agent)))%memoPlaces]
-	if old := at.Load(); old != nil && old.key == k && slices.Equal(old.roles, r.Context.Roles) &&
-		slices.Equal(old.classes, r.Context.Mandate.Classes) && slices.Equal(old.taint, r.Context.Taint) {
+	if old := at.Load(); old != nil && old.key == k && slices.Equal(old.roles.names, r.Context.Roles) &&
+		slices.Equal(old.mandate.classes, r.Context.Mandate.Classes) && slices.Equal(old.taint, r.Context.Taint) {
 		return old
 	}
-	fresh := c.caller(k, slices.Clone(r.Context.Roles), slices.Clone(r.Context.Mandate.Classes), slices.Clone(r.Context.Taint))
+	fresh := &caller{
+		key: k, roles: c.rolesOf(r.Context.Roles), mandate: c.mandateOf(k.mandate, r.Context.Mandate.Classes, large),
+		taint: slices.Clone(r.Context.Taint),
+	}
+	c.build(fresh, small)
 	at.Store(fresh)
 	return fresh
 }
 
-func (all *callers) caller(k callerKey, roles, classes, taint []string) *caller {
-	c := &caller{key: k, roles: roles, classes: classes, taint: taint, tainted: stringSet(taint)}
+// build works out the rest of what a caller's key and lists say.
+func (all *callers) build(c *caller, room cedar.RecordMap) {
+	k, roles := &c.key, c.roles
 	typ := typeAgent
 	if k.self {
-		typ = typeGateway
-	}
-	c.principal = uid(typ, string(k.agent))
-	parents := make([]cedar.EntityUID, 0, len(roles))
-	if !k.self {
-		for _, name := range roles {
-			parents = append(parents, uid(typeRole, name))
-		}
-	}
-	zone, user := uid(typeZone, k.zone), uid(typePerson, string(k.principal))
-	c.entities = append(c.entities, cedar.Entity{UID: c.principal, Parents: cedar.NewEntityUIDSet(parents...)})
-	for _, p := range parents {
-		c.entities = append(c.entities, cedar.Entity{UID: p})
+		typ, roles = typeGateway, all.rolesOf(nil)
 	}
 	kind := personKind(string(k.principal))
-	room := make(cedar.RecordMap, 4)
 	person := all.kinds.get(int64(len(kind)), kind, room, fillPerson).(cedar.Record)
+	zone, user := uid(typeZone, k.zone), uid(typePerson, string(k.principal))
+	c.principal = uid(typ, string(k.agent))
+	c.entities = make([]cedar.Entity, 0, 3+len(roles.entities))
+	c.entities = append(c.entities, cedar.Entity{UID: c.principal, Parents: roles.parents})
+	c.entities = append(c.entities, roles.entities...)
 	c.entities = append(c.entities, cedar.Entity{UID: zone}, cedar.Entity{UID: user, Attributes: person})
-	c.zone, c.user = zone, user
-	c.mandate = cedar.NewRecord(cedar.RecordMap{
-		"id": cedar.String(k.mandate), "purpose": cedar.String(k.purpose),
-		"depth": cedar.Long(k.depth), "standing": cedar.Boolean(k.kind == ostiary.StandingMandate), "kind": cedar.String(k.kind.String()),
-		"classes": texts(classes), "principal": cedar.String(k.giver), "by": cedar.String(k.by), "links": cedar.Long(k.links),
-	})
-	c.session = cedar.NewRecord(cedar.RecordMap{"id": cedar.String(k.session), "bound": cedar.Boolean(k.bound)})
+	c.zone, c.user, c.tainted = zone, user, stringSet(c.taint)
 	c.risk = all.risks.get(k.risk.Score, k.risk, room, fillRisk)
-	c.posture = cedar.NewRecord(cedar.RecordMap{
-		"appraised": cedar.NewDatetimeFromMillis(k.appraised), "ok": cedar.Boolean(k.postureOK), "method": cedar.String(k.method),
-	})
+	c.posture = all.postures.get(k.posture.appraised, k.posture, room, fillPosture)
 	c.containment = cedar.String(k.containment.String())
-	return c
+	room["id"], room["bound"] = cedar.String(k.session), cedar.Boolean(k.bound)
+	c.session = cedar.NewRecord(room)
+	clear(room)
 }
 
 func texts(list []string) cedar.Set {

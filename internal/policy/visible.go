@@ -65,8 +65,8 @@ func (v *viewer) prepare() bool {
 		return false
 	}
 	w := v.set.world
+	v.q = newQuestion()
 	v.q.act = &action{}
-	v.q.context, v.q.small = make(cedar.RecordMap, contextRoom), make(cedar.RecordMap, smallRoom)
 	if w.who(&v.q, v.req) != nil {
 		return false
 	}
