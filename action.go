@@ -73,6 +73,7 @@ type Context struct {
 	Labels       map[string]Label // by top-level argument name; every declared argument is present
 	Provenance   Provenance       // where the arguments came from, in detail
 	Taint        []string         // the session's, sorted
+	Classes      []string         // data classes the session has read, sorted
 	Satisfied    []string         // discharged remedies, sorted
 	Approval     HoldID           // the consent they come from; "" if nobody was asked
 	Findings     []Finding        // of inspectors, about the outgoing arguments
@@ -208,6 +209,10 @@ type Provenance struct {
 	Given   bool     // the mandate carries a task to compare with
 	Asked   bool     // the task's words call for this tool
 }
+
+// Decides reports whether the value decides something: content and what is
+// harmless by itself do not.
+func (o *Origin) Decides() bool { return o.Role != "content" && o.Role != "plain" }
 
 // String says the path in words.
 func (o *Origin) String() string {

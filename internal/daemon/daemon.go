@@ -316,11 +316,12 @@ func RequestKey(data string) ([]byte, error) {
 func (d *Daemon) openGate(context.Context) error {
 	d.issued = d.sessions()
 	d.engine = policy.New()
+	traced := newTracer(d.issued, d.authority, d.book)
 	d.gate = gate.New(gate.Options{
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
-		Containments: d.contained, Tainter: tainter{d.issued}, Inspectors: []gate.Inspector{mcp.Envelope{}}, Observer: d.observer(), Clock: d.clock, Logger: d.log,
+		Containments: d.contained, Tainter: tainter{d.issued}, Inspectors: []gate.Inspector{mcp.Envelope{}, traced}, Observer: d.observer(), Clock: d.clock, Logger: d.log,
 		Facts: d.live.resolving(&gate.Resolver{
-			Tools: d.book, Groups: d.engine, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{d.issued, d.authority}, Containments: d.contained,
+			Tools: d.book, Groups: d.engine, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{d.issued, d.authority}, Containments: d.contained, Tracer: traced,
 			Servers: d.cfg.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
 		}),
 	})

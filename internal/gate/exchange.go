@@ -144,6 +144,9 @@ type recorded struct {
 	Risk      *riskFact         `json:"risk,omitempty"`
 	Contained string            `json:"containment,omitempty"`
 	Taint     []string          `json:"taint,omitempty"`
+	Chosen    []string          `json:"chosen,omitempty"`
+	Origins   []originFact      `json:"origins,omitempty"`
+	Task      *taskFact         `json:"task,omitempty"`
 	Satisfied []string          `json:"satisfied,omitempty"`
 	Remedies  []remedyFact      `json:"remedies,omitempty"`
 	Evaluated int               `json:"policies_evaluated"`
@@ -183,6 +186,19 @@ type (
 	shadowFact struct {
 		Outcome  string   `json:"outcome"`
 		Policies []string `json:"policies"`
+	}
+	taskFact struct {
+		Asked bool `json:"asked"` // its words call for the tool
+	}
+	originFact struct {
+		Argument string `json:"argument"`
+		Role     string `json:"role"`
+		State    string `json:"state"`
+		Server   string `json:"server,omitempty"`
+		Tool     string `json:"tool,omitempty"`
+		Step     int    `json:"step,omitempty"`
+		Field    string `json:"field,omitempty"`
+		How      string `json:"how,omitempty"`
 	}
 	findingFact struct {
 		Inspector  string `json:"inspector,omitempty"`
@@ -257,6 +273,7 @@ func (f *mandateFact) first(list []string) []string {
 func remedyOf(r ostiary.Remedy) remedyFact    { return remedyFact(r) }
 func reasonOf(r ostiary.Reason) reasonFact    { return reasonFact(r) }
 func nearOf(n ostiary.NearMiss) nearFact      { return nearFact(n) }
+func originOf(o ostiary.Origin) originFact    { return originFact(o) }
 func findingOf(f ostiary.Finding) findingFact { return findingFact(f) }
 
 func (x *exchange) inputs() []byte {
@@ -271,6 +288,10 @@ func (x *exchange) inputs() []byte {
 		resource, risk := resourceFact(r.Resource), riskFact(c.Risk)
 		in.Mandate = mandateOf(&c.Mandate)
 		in.Zone, in.Roles, in.Resource, in.Posture = c.Zone, c.Roles, &resource, c.Posture.Method
+		in.Chosen, in.Origins = c.Provenance.Chosen, factsOf(c.Provenance.Origins, originOf)
+		if c.Provenance.Given {
+			in.Task = &taskFact{c.Provenance.Asked}
+		}
 		in.Risk, in.Contained, in.Taint, in.Satisfied, in.Findings = &risk, c.Containment.String(), c.Taint, c.Satisfied, factsOf(c.Findings, findingOf)
 	}
 	in.Method, in.Tool, in.URI, in.Rewritten, in.Digest = a.Method, a.Tool, a.URI, a.Rewritten, a.Digest().String()

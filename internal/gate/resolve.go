@@ -54,15 +54,29 @@ type Containments interface {
 	Level(s *ostiary.Subject, a *ostiary.Action) ostiary.Containment
 }
 
+// Traced is what is known of where the arguments of a call came from.
+type Traced struct {
+	Labels     map[string]ostiary.Label // one for each top-level argument that is there
+	Provenance ostiary.Provenance
+}
+
+// Tracer knows where values came from. Trace looks the arguments up among
+// everything the session has read, and remembers them as the agent's words; it
+// answers from memory. Safe for concurrent use.
+type Tracer interface {
+	Trace(r *ostiary.Request) Traced
+}
+
 // Resolver is the gate's Facts: it gathers everything known now about a call
 // from memory. Engines that do not exist yet have honest neutral answers
-// here: risk 0 at level low, arguments labelled unknown.
+// here: risk 0 at level low.
 type Resolver struct {
 	Tools        Tools
 	Groups       Groups
 	Registry     Registry
 	Sessions     Sessions
 	Containments Containments
+	Tracer       Tracer                      // nil: every argument is of unknown origin
 	Consents     Consents                    // nil: nobody can consent to anything
 	Servers      map[string]ostiary.Resource // by configured name; fixed for the resolver's life
 	Own          ostiary.Resource            // the gateway itself, for calls that name no server
@@ -96,6 +110,10 @@ func (f *Resolver) Resolve(ctx context.Context, s ostiary.Subject, call *Call) (
 		Risk:        ostiary.Risk{Score: 0, Level: "low"},
 		Containment: f.Containments.Level(&s, &r.Action),
 		Labels:      labels(r.Action.Arguments), Taint: session.Taint, ReadsTainted: session.Reads,
+	}
+	if f.Tracer != nil {
+		t := f.Tracer.Trace(r)
+		r.Context.Labels, r.Context.Provenance = t.Labels, t.Provenance
 	}
 	return r, f.consented(ctx, r, call)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -170,7 +171,7 @@ func (g *Gate) spend(ctx context.Context, x *exchange) error {
 // bind makes the clearance. It alone does, and only from a recorded permit.
 func (g *Gate) bind(x *exchange) (*Clearance, error) {
 	if d := &x.decision; !d.Permit {
-		e := ostiary.Errorf(ostiary.Denied, d.Code, "policy does not permit %s", x.request.Action.Name)
+		e := ostiary.Errorf(ostiary.Denied, d.Code, "policy does not permit %s%s", x.request.Action.Name, paths(x.request.Context.Provenance.Origins))
 		e.Reasons, e.Remedies = d.Reasons, d.Remedies
 		return nil, e
 	}
@@ -192,6 +193,23 @@ func (g *Gate) bind(x *exchange) (*Clearance, error) {
 		Logs:        x.call.Logs,
 		Asked:       x.call.Asked,
 	}}, nil
+}
+
+// maxPaths bounds how many paths stand in a refusal; all of them are recorded.
+const maxPaths = 4
+
+// paths says where the values came from that neither the task nor the agent
+// accounts for.
+func paths(origins []ostiary.Origin) string {
+	var b strings.Builder
+	n := 0
+	for i := range origins {
+		if origins[i].Decides() && n < maxPaths {
+			b.WriteString("; " + origins[i].String())
+			n++
+		}
+	}
+	return b.String()
 }
 
 // refuse ends an exchange that was not let through, or that failed on its

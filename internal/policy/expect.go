@@ -205,13 +205,20 @@ func (e *expectation) context(v ostiary.Value) {
 	e.object("context", v, map[string]func(ostiary.Value){
 		"input":  func(v ostiary.Value) { e.req.Action.Arguments = v },
 		"labels": e.labels,
-		"taint":  e.texts("taint", &x.Taint), "satisfied": e.texts("satisfied", &x.Satisfied),
+		"taint":  e.texts("taint", &x.Taint), "chosen": e.texts("chosen", &x.Provenance.Chosen), "satisfied": e.texts("satisfied", &x.Satisfied),
 		"user": e.entity(typePerson, &principal), "zone": e.entity(typeZone, &x.Zone),
 		"mandate": sub("mandate", map[string]func(ostiary.Value){
 			"id": e.text("id", &mandate), "purpose": e.text("purpose", &x.Mandate.Purpose),
 			"depth": e.number("depth", &x.Mandate.Depth), "standing": e.flag("standing", &standing), "kind": e.text("kind", &kind), "classes": e.texts("classes", &x.Mandate.Classes),
 			"principal": e.text("principal", &giver), "by": e.text("by", &by), "links": e.number("links", &links)}),
-		"session":     sub("session", map[string]func(ostiary.Value){"id": e.text("id", &session), "bound": e.flag("bound", &e.req.Subject.Bound)}),
+		"task": sub("task", map[string]func(ostiary.Value){"given": e.flag("given", &x.Provenance.Given), "asked": e.flag("asked", &x.Provenance.Asked)}),
+		"session": sub("session", map[string]func(ostiary.Value){
+			"id": e.text("id", &session), "bound": e.flag("bound", &e.req.Subject.Bound), "classes": e.texts("classes", &x.Classes),
+			"tainted": func(v ostiary.Value) { // a word of its own for a taint that is not empty
+				if v.Kind() == ostiary.True && len(x.Taint) == 0 {
+					x.Taint = []string{"server:untrusted"}
+				}
+			}}),
 		"risk":        sub("risk", map[string]func(ostiary.Value){"score": e.number("score", &x.Risk.Score), "level": e.text("level", &x.Risk.Level)}),
 		"posture":     sub("posture", map[string]func(ostiary.Value){"ok": e.flag("ok", &x.Posture.OK), "method": e.text("method", &x.Posture.Method)}),
 		"history":     sub("history", map[string]func(ostiary.Value){"reads_untrusted": e.number("reads_untrusted", &x.ReadsTainted)}),
@@ -283,6 +290,8 @@ func (e *expectation) labels(v ostiary.Value) {
 				l.Integrity = ostiary.FromAgent
 			case w == "trusted":
 				l.Integrity = ostiary.Trusted
+			case w == "delegated":
+				l.Integrity = ostiary.Delegated
 			case isReader:
 				l.Readers = append(l.Readers, reader)
 			default:

@@ -24,7 +24,7 @@ type question struct {
 
 const (
 	// contextRoom is how many attributes a context has.
-	contextRoom = 14
+	contextRoom = 16
 	// smallRoom is how many a map may have that is copied most cheaply.
 	smallRoom = 8
 )
@@ -171,9 +171,23 @@ func (w *world) facts(q *question, r *ostiary.Request) {
 	x, m := &r.Context, q.context
 	m["satisfied"] = stringSet(x.Satisfied)
 	m["findings"] = findingSet(x.Findings)
+	m["chosen"] = w.choices.get(x.Provenance.Chosen)
+	m["task"] = taskFacts[x.Provenance.Given][x.Provenance.Asked]
 	now := x.Now.UnixMilli()
 	m["system"] = w.moments.get(now, now, q.small, fillSystem)
 }
+
+// taskFacts are the four things that may be known of a task.
+var taskFacts = func() map[bool]map[bool]cedar.Value {
+	all := map[bool]map[bool]cedar.Value{}
+	for _, given := range []bool{false, true} {
+		all[given] = map[bool]cedar.Value{}
+		for _, asked := range []bool{false, true} {
+			all[given][asked] = cedar.NewRecord(cedar.RecordMap{"given": cedar.Boolean(given), "asked": cedar.Boolean(asked)})
+		}
+	}
+	return all
+}()
 
 func stringSet(list []string) cedar.Value {
 	if len(list) == 0 {
@@ -285,6 +299,8 @@ func labelSet(l ostiary.Label) cedar.Set {
 		integrity = "trusted"
 	case ostiary.FromAgent:
 		integrity = "agent"
+	case ostiary.Delegated:
+		integrity = "delegated"
 	}
 	vals = append(vals, cedar.String(integrity))
 	for _, s := range l.Sources {

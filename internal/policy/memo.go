@@ -57,6 +57,7 @@ type caller struct {
 	roles     *roles
 	mandate   *mandate
 	taint     []string
+	carried   []string // data classes the session has read
 	principal cedar.EntityUID
 	entities  []cedar.Entity // the agent, its roles, its zone, the person
 
@@ -200,12 +201,12 @@ func (c *callers) get(r *ostiary.Request, small, large cedar.RecordMap) *caller 
 	k := callerKeyOf(r)
 	at := &c.place[(maphash.String(c.seed, string(k.session))+maphash.String(c.seed, string(k.agent)))%memoPlaces]
 	if old := at.Load(); old != nil && old.key == k && slices.Equal(old.roles.names, r.Context.Roles) &&
-		slices.Equal(old.mandate.classes, r.Context.Mandate.Classes) && slices.Equal(old.taint, r.Context.Taint) {
+		slices.Equal(old.mandate.classes, r.Context.Mandate.Classes) && slices.Equal(old.taint, r.Context.Taint) && slices.Equal(old.carried, r.Context.Classes) {
 		return old
 	}
 	fresh := &caller{
 		key: k, roles: c.rolesOf(r.Context.Roles), mandate: c.mandateOf(k.mandate, r.Context.Mandate.Classes, large),
-		taint: slices.Clone(r.Context.Taint),
+		taint: slices.Clone(r.Context.Taint), carried: slices.Clone(r.Context.Classes),
 	}
 	c.build(fresh, small)
 	at.Store(fresh)
@@ -232,6 +233,7 @@ func (all *callers) build(c *caller, room cedar.RecordMap) {
 	c.posture = all.postures.get(k.posture.appraised, k.posture, room, fillPosture)
 	c.containment = cedar.String(k.containment.String())
 	room["id"], room["bound"] = cedar.String(k.session), cedar.Boolean(k.bound)
+	room["tainted"], room["classes"] = cedar.Boolean(len(c.taint) > 0), stringSet(c.carried)
 	c.session = cedar.NewRecord(room)
 	clear(room)
 }
@@ -318,4 +320,33 @@ func (w *world) sharedLabels(act *action, present []bool, one ostiary.Label) ced
 	fresh.record = cedar.NewRecord(out)
 	act.shared.Store(fresh)
 	return fresh.record
+}
+
+// choices keeps the sets of what arguments decide: tools have few arguments
+// and their values few origins, so that the same sets come again and again.
+type choices struct {
+	seed  maphash.Seed
+	place [memoPlaces]atomic.Pointer[choice]
+}
+
+type choice struct {
+	words []string
+	set   cedar.Value
+}
+
+func (c *choices) get(words []string) cedar.Value {
+	if len(words) == 0 {
+		return cedar.Set{}
+	}
+	var n uint64
+	for _, w := range words {
+		n = n*31 + maphash.String(c.seed, w)
+	}
+	at := &c.place[n%memoPlaces]
+	if old := at.Load(); old != nil && slices.Equal(old.words, words) {
+		return old.set
+	}
+	fresh := &choice{slices.Clone(words), stringSet(words)}
+	at.Store(fresh)
+	return fresh.set
 }

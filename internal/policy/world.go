@@ -121,6 +121,7 @@ type world struct {
 	emptyRecord cedar.Value
 	pool        sync.Pool // of *question
 	callers     callers
+	choices     choices
 	servers     servers
 	histories   values[int64] // by results read
 	moments     values[int64] // by Unix milliseconds
@@ -151,7 +152,7 @@ func qualified(typ string) cedar.EntityType {
 // newWorld builds the actions and their Cedar schema.
 func newWorld(tools []toolDecl, groups []groupDecl) (*world, error) {
 	w := &world{tools: tools, groups: groups, actions: map[string]*action{}, members: map[string][]*action{}, emptySet: cedar.Set{}, emptyRecord: cedar.Record{}}
-	w.callers.seed, w.servers.seed = maphash.MakeSeed(), maphash.MakeSeed()
+	w.callers.seed, w.servers.seed, w.choices.seed = maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()
 	parents := groupParents()
 	direct := map[string][]string{} // action name to operator groups
 	for _, g := range groups {

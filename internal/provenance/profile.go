@@ -44,6 +44,7 @@ type Profile struct {
 	Trusted      bool            // its results are trusted
 	Sheltered    []string        // fields of its results that nobody outside can write
 
+	unknown      bool
 	verbs, nouns map[string]bool
 	objects      []string // words of its name that are in no lexicon
 }
@@ -77,6 +78,28 @@ func guess(server, name, description string, schema ostiary.Value, readOnly bool
 	}
 	p.Own = readOnly && props.Len() == 0 && ownNames(words)
 	return p
+}
+
+// Reading is the profile of what reads and is no tool: a resource, a prompt.
+func Reading(server, name string) *Profile {
+	return &Profile{Server: server, Tool: name, Args: map[string]Role{"uri": Location}}
+}
+
+// Unknown is the profile of a tool nobody knows anything of: whatever it is
+// given may decide where something goes.
+func Unknown(server, name string) *Profile {
+	return &Profile{Server: server, Tool: name, Effect: true, Outgoing: true, unknown: true}
+}
+
+// Role returns what an argument decides.
+func (p *Profile) Role(arg string) Role {
+	if r, ok := p.Args[arg]; ok {
+		return r
+	}
+	if p.unknown {
+		return Destination
+	}
+	return Object
 }
 
 // ownNames reports whether a tool without arguments says something about the

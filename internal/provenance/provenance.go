@@ -1,5 +1,5 @@
 // Package provenance knows where data came from: the sessions the gateway
-// issues, what tainted them, and (as it grows) the label of every value.
+// issues, what tainted them, and where each value in them came from.
 //
 // It guarantees that a session belongs to one (agent, principal, mandate) for
 // as long as the mandate lives, whatever the client does, and that its taint
@@ -17,6 +17,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,8 @@ const storeTimeout = 10 * time.Second
 // Sessions issues sessions and remembers their taint. Safe for concurrent use.
 type Sessions struct {
 	store  SessionStore
+	nonce  string         // of this process, for those who share the store
+	held   atomic.Int64   // postings of all indexes
 	shared SharedSessions // the same, if other processes write it too; else nil
 	clock  func() time.Time
 
@@ -75,11 +78,17 @@ type kin struct {
 
 	mu    sync.RWMutex // guards what follows
 	taint []string     // sorted, and stored; replaced, never changed in place
+	lost  bool         // something was read that is in no index here
+	noted bool         // others know that there is an index here
+
+	known known
 }
 
 // NewSessions returns sessions backed by store.
 func NewSessions(store SessionStore, clock func() time.Time) *Sessions {
-	s := &Sessions{store: store, clock: clock}
+	var nonce [8]byte
+	rand.Read(nonce[:])
+	s := &Sessions{store: store, clock: clock, nonce: readBy + hex.EncodeToString(nonce[:])}
 	s.forget()
 	return s
 }
@@ -130,18 +139,23 @@ func (s *Sessions) Open(ctx context.Context, o Owner) (State, error) {
 		if err != nil {
 			return State{}, ostiary.Errorf(ostiary.Unavailable, "sessions", "sessions cannot be read").Because(err)
 		}
-		found.kin.learn(taint)
+		found.kin.learn(taint, s.nonce)
 	}
 	return found.state(), nil
 }
 
 // learn adds what was read from the store. It takes nothing away: a taint may
 // have been stored here since the store was asked.
-func (x *kin) learn(taint []string) {
+func (x *kin) learn(taint []string, own string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, source := range taint {
+		if strings.HasPrefix(source, readBy) {
+			x.lost = x.lost || source != own
+			continue
+		}
 		if i, have := slices.BinarySearch(x.taint, source); !have {
+			x.lost = true
 			x.taint = slices.Insert(slices.Clone(x.taint), i, source)
 		}
 	}
@@ -189,8 +203,8 @@ func (s *Sessions) keep(rec SessionRecord, before uint64) *session {
 	}
 	common := s.kins[rec.Root]
 	if common == nil { // one that is in memory has heard of every taint since
-		slices.Sort(rec.Taint)
-		common = &kin{root: rec.Root, taint: rec.Taint}
+		common = &kin{root: rec.Root}
+		common.learn(rec.Taint, s.nonce)
 		s.kins[rec.Root] = common
 	}
 	common.members++

@@ -176,11 +176,11 @@ func (x *Index) askedFor(p *Profile, task *Task, args ostiary.Value) (named bool
 				host = s.text[s.marks[i].start:s.marks[i].end]
 			}
 		}
-		if p.Effect && p.Args[arg] != Location {
+		if p.Effect && p.Role(arg) != Location {
 			return true
 		}
 		m, ok := x.memos[memoKey{arg, s.text}]
-		particular := len(s.words) > 0 && (p.Args[arg] != Content && p.Args[arg] != Plain || task.namesAny(&s))
+		particular := len(s.words) > 0 && (p.Role(arg) != Content && p.Role(arg) != Plain || task.namesAny(&s))
 		if particular && (task.says(&s) || ok && m.state == Delegated) {
 			named = true
 		}
@@ -251,7 +251,7 @@ func (x *Index) Trace(p *Profile, task *Task, args ostiary.Value) Traced {
 	n := 0
 	target := x.targets(p, args)
 	leaves(args, "", func(arg, at string, v ostiary.Value) bool {
-		role := p.Args[arg]
+		role := p.Role(arg)
 		text := v.Text()
 		if v.Kind() == ostiary.Number {
 			text = v.Literal()
@@ -343,7 +343,7 @@ func (x *Index) fallback() Grade {
 func (x *Index) targets(p *Profile, args ostiary.Value) map[uint32]bool {
 	var out map[uint32]bool
 	leaves(args, "", func(arg, _ string, v ostiary.Value) bool {
-		if p.Args[arg] != Object {
+		if p.Role(arg) != Object {
 			return true
 		}
 		text := v.Text()
