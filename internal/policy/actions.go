@@ -32,6 +32,7 @@ const (
 const (
 	GroupMCP         = "Mcp"         // everything an agent or a server may do over MCP
 	GroupCallTool    = "CallTool"    // every tool
+	GroupChanges     = "changes"     // every tool that does not hint so
 	GroupReadOnly    = "read_only"   // tools whose server hints that they change nothing
 	GroupDestructive = "destructive" // tools whose hints, with MCP's defaults, do not rule out that they destroy
 	GroupLists       = "lists"       // list_tools, list_resources, list_templates, list_prompts
@@ -101,6 +102,7 @@ func groupParents() map[string][]string {
 	return map[string][]string{
 		GroupMCP:         nil,
 		GroupCallTool:    {GroupMCP},
+		GroupChanges:     {GroupCallTool},
 		GroupReadOnly:    {GroupCallTool},
 		GroupDestructive: {GroupCallTool},
 		GroupLists:       {GroupMCP},

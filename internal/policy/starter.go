@@ -27,6 +27,7 @@ func Starter(tools []*ostiary.Tool) Source {
 		"base.cedar":   []byte(starterBase),
 		"read.cedar":   []byte(w.readFile()),
 		"change.cedar": []byte(w.changeFile()),
+		"values.cedar": []byte(starterValues),
 		fileGroups:     []byte(starterGroups),
 	}}
 }
@@ -67,6 +68,44 @@ const starterGroups = `# Groups of actions, for policies that say: action in Ost
 # Each line is a group and its actions; tools are named server___tool.
 #
 # payments: [bank___send_money, bank___schedule_payment]
+`
+
+const starterValues = `// Where values came from. An agent reads content that anybody may have written,
+// and content may tell it what to do: so what only such content says may not
+// decide where something goes, what is permitted to whom, which secret is set
+// or how much, unless a person agrees. What the task says, and what its words
+// pick out ("refund Bob"), needs nobody. See docs/provenance.md.
+//
+// The group "changes" holds every tool whose server does not say that it is
+// read-only. If you do not believe a server of one of its tools, put it into a
+// group of your own and write these rules for that group too.
+
+@id("untrusted-choice") @remedy("approval:owner") @reason("only content of unknown integrity says a value that decides this")
+forbid (principal is Ostiary::Agent, action in Ostiary::Action::"changes", resource)
+when {
+  context.chosen.containsAny([
+    "destination:untrusted", "destination:unclear", "destination:field",
+    "credential:untrusted", "credential:unclear", "credential:field",
+    "permission:untrusted", "permission:unclear", "permission:field",
+    "amount:untrusted", "amount:unclear", "amount:field",
+    "object:untrusted", "location:untrusted",
+    "link:untrusted", "account:untrusted", "address:untrusted"
+  ])
+}
+unless { context.satisfied.contains("approval:owner") };
+
+@id("outside-the-task") @remedy("approval:owner") @reason("after untrusted content, only tools that the task's words call for")
+forbid (principal is Ostiary::Agent, action in Ostiary::Action::"changes", resource)
+when { context.session.tainted && context.task.given && !context.task.asked }
+unless { context.satisfied.contains("approval:owner") };
+
+// What a person, or a secret, is in data may not leave to who may not read it:
+// data classes are found and declared by other means; until then none is set.
+//
+// @id("personal-stays") @remedy("approval:owner")
+// forbid (principal is Ostiary::Agent, action in Ostiary::Action::"changes", resource)
+// when { context.session.classes.containsAny(["personal", "secret"]) }
+// // unless { context.satisfied.contains("approval:owner") };
 `
 
 type starter struct {

@@ -180,6 +180,8 @@ func newWorld(tools []toolDecl, groups []groupDecl) (*world, error) {
 		up := append([]string{GroupCallTool}, direct[t.action()]...)
 		if t.ReadOnly {
 			up = append(up, GroupReadOnly)
+		} else {
+			up = append(up, GroupChanges)
 		}
 		if t.Destructive {
 			up = append(up, GroupDestructive)
