@@ -90,6 +90,7 @@ var noWaits = map[string]bool{
 	"internal/ledger.DefaultLongest": true, "internal/control.indexPoll": true, "internal/store.postgresPrime": true, "internal/telemetry.pause": true,
 	"internal/people.SessionLife": true, "internal/people.SessionIdle": true, "internal/people.LoginLife": true, "internal/people.CeremonyLife": true,
 	"internal/people.InviteLife": true, "internal/people.MaxInviteLife": true, "internal/people.FirstLife": true, "internal/people.seenEvery": true,
+	"internal/daemon.maxHoldLife": true, "internal/daemon.maxHoldWait": true, "internal/door/mcp.progressEvery": true,
 	"internal/people.askAgain": true, "internal/people.clockApart": true, "internal/console.maxLife": true, "internal/console.aDay": true,
 	"internal/console.liveLook": true, "internal/console.liveEvery": true, "internal/console.liveLife": true, "internal/console.slot": true,
 	"internal/control/oauth.PendingLife": true, "internal/control/oauth.CodeLife": true, "internal/control/oauth.WantLife": true, "internal/control/oauth.MaxWantLife": true,

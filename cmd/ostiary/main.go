@@ -30,26 +30,29 @@ type cli struct {
 	Socket string `placeholder:"PATH" help:"Control socket of the gateway; overrides the configuration."`
 	JSON   bool   `help:"Print JSON instead of tables."`
 
-	Serve   serveCmd   `cmd:"" help:"Run the gateway."`
-	Demo    demoCmd    `cmd:"" help:"Run a gateway with demo tools and a scripted agent: the whole product in a minute."`
-	Reload  reloadCmd  `cmd:"" help:"Read the configuration and the policy folder again, without ending a call."`
-	Status  statusCmd  `cmd:"" help:"Show what the gateway is doing."`
-	Doctor  doctorCmd  `cmd:"" help:"Find out what is wrong, and what to do about it."`
-	Agent   agentCmd   `cmd:"" help:"Enrol, list and revoke agents."`
-	Mandate mandateCmd `cmd:"" help:"Give agents what they may do: for a task, for minutes, or standing."`
-	Revoke  revokeCmd  `cmd:"" help:"End an agent, a person's mandates, a mandate, a key or one credential, at once."`
-	Token   tokenCmd   `cmd:"" help:"Mint a short-lived bearer token for an agent that cannot hold a key."`
-	Person  personCmd  `cmd:"" help:"Invite, list and revoke the people who sign in to the console."`
-	Contain containCmd `cmd:"" help:"Stop an agent, a tool, a server or everything, at once."`
-	Release releaseCmd `cmd:"" help:"Let go what was contained."`
-	Connect connectCmd `cmd:"" help:"Bridge a local MCP client to the gateway, holding its identity for it."`
-	Tools   toolsCmd   `cmd:"" help:"Show, compare and accept what servers offer."`
-	Policy  policyCmd  `cmd:"" help:"Write, check and load policies."`
-	Keys    keysCmd    `cmd:"" help:"Print the public keys that tool servers and auditors need."`
-	Log     logCmd     `cmd:"" help:"See what happened, and verify that the log tells all of it."`
-	Backup  backupCmd  `cmd:"" help:"Copy store, log and identity into a new folder, while the gateway runs or not."`
-	Restore restoreCmd `cmd:"" help:"Bring a backup back into an empty data folder."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve     serveCmd     `cmd:"" help:"Run the gateway."`
+	Demo      demoCmd      `cmd:"" help:"Run a gateway with demo tools and a scripted agent: the whole product in a minute."`
+	Reload    reloadCmd    `cmd:"" help:"Read the configuration and the policy folder again, without ending a call."`
+	Status    statusCmd    `cmd:"" help:"Show what the gateway is doing."`
+	Doctor    doctorCmd    `cmd:"" help:"Find out what is wrong, and what to do about it."`
+	Agent     agentCmd     `cmd:"" help:"Enrol, list and revoke agents."`
+	Mandate   mandateCmd   `cmd:"" help:"Give agents what they may do: for a task, for minutes, or standing."`
+	Revoke    revokeCmd    `cmd:"" help:"End an agent, a person's mandates, a mandate, a key or one credential, at once."`
+	Token     tokenCmd     `cmd:"" help:"Mint a short-lived bearer token for an agent that cannot hold a key."`
+	Person    personCmd    `cmd:"" help:"Invite, list and revoke the people who sign in to the console."`
+	Approvals approvalsCmd `cmd:"" help:"Show what waits for people's consent."`
+	Approve   approveCmd   `cmd:"" help:"Consent to a held action, or to less of it, with your signature."`
+	Refuse    refuseCmd    `cmd:"" help:"Refuse a held action, with a reason that its agent is told."`
+	Contain   containCmd   `cmd:"" help:"Stop an agent, a tool, a server or everything, at once."`
+	Release   releaseCmd   `cmd:"" help:"Let go what was contained."`
+	Connect   connectCmd   `cmd:"" help:"Bridge a local MCP client to the gateway, holding its identity for it."`
+	Tools     toolsCmd     `cmd:"" help:"Show, compare and accept what servers offer."`
+	Policy    policyCmd    `cmd:"" help:"Write, check and load policies."`
+	Keys      keysCmd      `cmd:"" help:"Print the public keys that tool servers and auditors need."`
+	Log       logCmd       `cmd:"" help:"See what happened, and verify that the log tells all of it."`
+	Backup    backupCmd    `cmd:"" help:"Copy store, log and identity into a new folder, while the gateway runs or not."`
+	Restore   restoreCmd   `cmd:"" help:"Bring a backup back into an empty data folder."`
+	Version   versionCmd   `cmd:"" help:"Print the version."`
 
 	DemoServer demoServerCmd `cmd:"" hidden:"" help:"The demo's tool server."`
 }

@@ -10,8 +10,10 @@ import (
 
 type personCmd struct {
 	List   personListCmd   `cmd:"" help:"List who may sign in, and who is invited."`
+	Add    personAddCmd    `cmd:"" help:"Add a person without a passkey, who votes from the command line and signs in nowhere."`
 	Invite personInviteCmd `cmd:"" help:"Print a one-time link for a new person, or for another passkey of one who is known."`
 	Roles  personRolesCmd  `cmd:"" help:"Give a person exactly these roles. Their sessions end."`
+	Key    personKeyCmd    `cmd:"" help:"Give a person a key with which they approve and refuse from the command line, or take one away."`
 	Revoke personRevokeCmd `cmd:"" help:"End a person: sessions, passkeys, and every mandate they gave, at once. Takes back links that are open for the name."`
 }
 
@@ -45,6 +47,23 @@ func (personListCmd) Run(e *env) error {
 		rows = append(rows, []string{name, "-", dash(strings.Join(in.Roles, ",")), "-", "invited until " + when(in.Expires), "-"})
 	}
 	return e.table([]string{"NAME", "LABEL", "ROLES", "SIGNS IN BY", "STATE", "LAST SEEN"}, rows)
+}
+
+type personAddCmd struct {
+	Name string   `arg:"" help:"The person's name: lower-case letters and digits, with dots, dashes and underscores between them."`
+	Role []string `placeholder:"ROLE" help:"A role: operator, approver or auditor; may be repeated."`
+}
+
+func (c *personAddCmd) Run(e *env) error {
+	var p control.Person
+	if err := e.ask(http.MethodPost, "/v1/people/add", nil, control.PersonRequest{Name: c.Name, Roles: c.Role}, &p); err != nil {
+		return err
+	}
+	if e.cli.JSON {
+		return e.printJSON(p)
+	}
+	fmt.Fprintf(e.stdout, "%s is known, with %s. They vote with: ostiary person key %s --out FILE\n", p.Name, roles(p.Roles), p.Name)
+	return nil
 }
 
 type personInviteCmd struct {

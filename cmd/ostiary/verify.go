@@ -48,6 +48,7 @@ func (c *logVerifyCmd) options() (proof.Options, error) {
 type verified struct {
 	Verified bool          `json:"verified"`
 	Entries  uint64        `json:"entries"`
+	Votes    uint64        `json:"votes"`    // of people, each with a signature that verified
 	Complete bool          `json:"complete"` // every log that is named somewhere was there
 	Logs     []verifiedLog `json:"logs"`
 	Notes    []string      `json:"notes,omitempty"` // what could not be shown
@@ -79,7 +80,7 @@ type fault struct {
 }
 
 func verifiedOf(r proof.Report, err error) verified {
-	v := verified{Verified: err == nil, Entries: r.Entries, Complete: r.Complete, Logs: []verifiedLog{}, Notes: r.Notes}
+	v := verified{Verified: err == nil, Entries: r.Entries, Votes: r.Votes, Complete: r.Complete, Logs: []verifiedLog{}, Notes: r.Notes}
 	for _, l := range r.Logs {
 		v.Logs = append(v.Logs, verifiedLog{
 			Origin: l.Origin, Dir: l.Dir, Key: l.Key, KeyKnown: l.KeyKnown, Size: l.Size, Root: l.Root.String(), Signed: l.Signed,
@@ -141,6 +142,9 @@ func printReport(e *env, r proof.Report) {
 		if l.Torn > 0 {
 			fmt.Fprintf(e.stdout, "  %d bytes of a write that never completed stand at the end\n", l.Torn)
 		}
+	}
+	if r.Votes > 0 {
+		fmt.Fprintf(e.stdout, "%s of people, each with a signature of theirs that verified\n", plural(int(r.Votes), "vote"))
 	}
 	for _, n := range r.Notes {
 		fmt.Fprintf(e.stdout, "note: %s\n", n)

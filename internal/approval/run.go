@@ -15,9 +15,9 @@ type Settlement struct {
 	Hold        ostiary.HoldID
 	State       ostiary.HoldState
 	Disposition ostiary.Disposition // of a call that was carried out
+	Intent      ostiary.Receipt     // of a call that was sent
 	Failed      bool                // Body is the far side's own error object
 	Body        []byte              // the far side's result; nil if there is none, or none any more
-	Kind        ostiary.Kind        // of Err
 	Err         *ostiary.Error      // why there is no result: what the caller may know
 	Retry       bool                // nothing was sent and nothing was spent: it may be tried again
 }
@@ -34,14 +34,17 @@ type result struct {
 	Entry  ostiary.EntryRef    `json:"entry,omitzero"`
 	Long   bool                `json:"long,omitempty"` // the body was too long to keep
 	Ended  ostiary.Disposition `json:"disposition"`
+	Intent ostiary.Receipt     `json:"intent,omitzero"`
 }
 
 const (
 	// followEvery is how soon a decision that was counted by another process
 	// of the same store is noticed here.
 	followEvery = 250 * time.Millisecond
-	// retryEvery is how long a granted call waits after it could not be begun.
-	retryEvery = 2 * time.Second
+	// retryFirst is how long a granted call waits after it could not be begun;
+	// the next time twice as long, and at most retryMost: each try is an entry.
+	retryFirst = time.Second
+	retryMost  = time.Minute
 	// sweepEvery is how often holds that ended long ago are removed.
 	sweepEvery = 10 * time.Minute
 	// most is how many granted calls are carried out at once.
@@ -82,9 +85,20 @@ type follower struct {
 	a         *Approvals
 	recovered bool
 	seen      uint64
-	later     map[ostiary.HoldID]time.Time // granted, and not to be begun before
+	later     map[ostiary.HoldID]retry // granted, and not to be begun before
 	swept     time.Time
 	failing   bool
+}
+
+// retry says when a granted call that could not be begun is tried again.
+type retry struct {
+	at   time.Time
+	wait time.Duration
+}
+
+func (r retry) next(now time.Time) retry {
+	wait := min(max(2*r.wait, retryFirst), retryMost)
+	return retry{now.Add(wait), wait}
 }
 
 func (f *follower) say(err error) {
@@ -103,7 +117,7 @@ func (f *follower) follow(ctx context.Context, calls *sync.WaitGroup, slots chan
 		if err := a.recover(ctx); err != nil {
 			return err
 		}
-		f.recovered, f.later = true, map[ostiary.HoldID]time.Time{}
+		f.recovered, f.later = true, map[ostiary.HoldID]retry{}
 	}
 	if err := a.expire(ctx); err != nil {
 		return err
@@ -233,7 +247,8 @@ func (f *follower) begin(ctx context.Context, calls *sync.WaitGroup, slots chan 
 	for i := range rows {
 		id := rows[i].ID
 		granted[id] = true
-		if at, ok := f.later[id]; ok && a.o.Clock().Before(at) || a.busy(id) {
+		r := f.later[id]
+		if a.o.Clock().Before(r.at) || a.busy(id) {
 			continue
 		}
 		h, err := a.open(&rows[i])
@@ -245,7 +260,7 @@ func (f *follower) begin(ctx context.Context, calls *sync.WaitGroup, slots chan 
 		default:
 			return nil // the next round
 		}
-		f.later[id] = a.o.Clock().Add(retryEvery)
+		f.later[id] = r.next(a.o.Clock())
 		a.start(id)
 		calls.Go(func() {
 			defer func() { <-slots }()
@@ -266,7 +281,7 @@ func (a *Approvals) carryOut(ctx context.Context, h *Hold) {
 	defer a.finish(h.ID)
 	s := a.execute(ctx, h)
 	s.Hold = h.ID
-	if s.Retry {
+	if s.Retry && a.unspent(h.ID) {
 		a.o.Log.Warn("a granted action could not be begun; it is tried again", "hold", string(h.ID), "error", s.Err)
 		return
 	}
@@ -278,6 +293,14 @@ func (a *Approvals) carryOut(ctx context.Context, h *Hold) {
 	}
 	s.State = state
 	a.tell(s)
+}
+
+// unspent reports whether a granted hold can still be carried out.
+func (a *Approvals) unspent(id ostiary.HoldID) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), keepTimeout)
+	defer cancel()
+	r, err := a.o.Store.Hold(ctx, id)
+	return err == nil && r.State == ostiary.HoldGranted
 }
 
 func (a *Approvals) execute(ctx context.Context, h *Hold) (s Settlement) {
@@ -334,7 +357,7 @@ func (a *Approvals) keep(ctx context.Context, s *Settlement) (state ostiary.Hold
 }
 
 func (a *Approvals) sealResult(s *Settlement) ([]byte, error) {
-	r := result{Failed: s.Failed, Body: s.Body, Ended: s.Disposition}
+	r := result{Failed: s.Failed, Body: s.Body, Ended: s.Disposition, Intent: s.Intent}
 	if len(r.Body) > MaxResult {
 		r.Body, r.Long = nil, true
 	}
@@ -386,7 +409,7 @@ func (a *Approvals) settlement(ctx context.Context, id ostiary.HoldID) (Settleme
 	if err := json.Unmarshal(plain, &kept); err != nil {
 		return Settlement{}, corrupt(id, err)
 	}
-	s.Failed, s.Body = kept.Failed, kept.Body
+	s.Failed, s.Body, s.Intent = kept.Failed, kept.Body, kept.Intent
 	if kept.Code != "" || kept.Text != "" {
 		e := ostiary.Errorf(kept.Kind, kept.Code, "%s", kept.Text).At(kept.Field)
 		e.Reasons, e.Entry = kept.Reason, kept.Entry

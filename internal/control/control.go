@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/approval"
 	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/containment"
 	"github.com/ostiary/ostiary/internal/gate"
@@ -69,7 +70,8 @@ type LogEntry struct {
 // be an empty folder.
 type Options struct {
 	Authority *identity.Authority
-	People    *people.People // nil: there is no console
+	People    *people.People      // nil: there is no console
+	Approvals *approval.Approvals // nil: nobody can consent to anything
 	Book      *catalog.Book
 	Engine    *policy.Engine
 	Snapshots policy.Snapshots

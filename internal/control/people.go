@@ -16,6 +16,7 @@ type Person struct {
 	Label     string    `json:"label,omitempty"` // what they or their sign-in provider call them
 	Roles     []string  `json:"roles"`
 	Passkeys  int       `json:"passkeys"`
+	Keys      []string  `json:"keys"`               // of the command line, by id
 	Provider  string    `json:"provider,omitempty"` // the issuer they sign in at, if it is not by passkey
 	By        string    `json:"by"`
 	Created   time.Time `json:"created"`
@@ -51,6 +52,10 @@ func personOf(p people.Person) Person {
 	out := Person{
 		Name: p.Name, Principal: string(p.ID), Label: p.Label, Roles: people.Words(p.Roles), Passkeys: len(p.Passkey), By: p.By,
 		Created: p.Created, Seen: p.Seen, State: "active",
+	}
+	out.Keys = []string{}
+	for _, k := range p.Keys {
+		out.Keys = append(out.Keys, k.ID)
 	}
 	if !p.Revoked.IsZero() {
 		out.State = "revoked"
@@ -113,6 +118,22 @@ func (c *Control) postInvitation(ctx context.Context, in PersonRequest) (any, er
 	out := invitationOf(made)
 	out.Link = p.Link(secret)
 	return out, nil
+}
+
+func (c *Control) postPerson(ctx context.Context, in PersonRequest) (any, error) {
+	p, err := c.persons()
+	if err != nil {
+		return nil, err
+	}
+	roles, err := people.ParseRoles(in.Roles)
+	if err != nil {
+		return nil, err
+	}
+	out, err := p.Add(ctx, in.Name, roles, operator(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return personOf(out), nil
 }
 
 func (c *Control) postRoles(ctx context.Context, in PersonRequest) (any, error) {

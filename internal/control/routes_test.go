@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/approval"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/policy"
@@ -43,7 +44,7 @@ func TestReference(t *testing.T) {
 	}
 	forms := []any{Problem{}, PolicyProblem{}, Status{}, Key{}, ServerStatus{}, AgentRequest{}, Join{}, Agent{}, RevokeRequest{}, Revoked{},
 		ContainRequest{}, Containment{}, Breaker{}, Conduct{}, TokenRequest{}, Token{}, Tool{}, Difference{}, Holds{}, ToolRequest{}, Accepted{}, Published{}, Entry{}, Listing{}, Story{},
-		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}, Person{}, PersonRequest{}, PersonInvitation{}, People{},
+		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}, Person{}, PersonRequest{}, PersonInvitation{}, People{}, Held{}, HeldField{}, HeldNeed{}, HeldReason{}, HeldVote{}, HeldFinding{}, HeldRisk{}, HeldEnding{}, HeldPreview{}, ChoiceRequest{}, VoteAsked{}, VoteRequest{}, PersonKeyRequest{}, PersonKey{}, approval.Edit{},
 		Mandate{}, MandateRequest{}, MandateEndRequest{}, MandateNameRequest{}, identity.Terms{}, identity.TermCeiling{}, identity.TermBudget{}, identity.TermMoney{}}
 	for _, f := range forms {
 		typ := reflect.TypeOf(f)
@@ -65,14 +66,18 @@ func TestReference(t *testing.T) {
 // and the story of M12 looks for the entry of each; of persons, who need a
 // browser to be there, test/browser does. Whoever adds one adds it there. M09: nothing here takes anything away from a log.
 func TestM12ChangesAreRecorded(t *testing.T) {
-	recorded := []string{"/v1/agents/join", "/v1/agents/add", "/v1/revocations", "/v1/people/invite", "/v1/people/roles", "/v1/people/revoke", "/v1/containments", "/v1/tokens",
+	recorded := []string{"/v1/agents/join", "/v1/agents/add", "/v1/revocations", "/v1/people/invite", "/v1/people/roles", "/v1/people/revoke", "/v1/people/add", "/v1/people/key", "/v1/people/key/drop", "/v1/approvals/vote", "/v1/containments", "/v1/tokens",
 		"/v1/mandates", "/v1/mandates/end", "/v1/mandates/renew", "/v1/mandates/review", "/v1/tools/read", "/v1/tools/accept",
 		"/v1/policy/load", "/v1/backup", "/v1/reload"}
+	questions := []string{"/v1/approvals/narrow", "/v1/approvals/ask"} // they take a body, and change nothing
 	var changing []string
 	for _, r := range routes() {
 		method, path, _ := strings.Cut(r.Pattern, " ")
 		switch method {
 		case "POST":
+			if slices.Contains(questions, path) {
+				continue
+			}
 			changing = append(changing, path)
 			if strings.Contains(path, "log") {
 				t.Errorf("M09: %s changes a log", r.Pattern)

@@ -56,6 +56,8 @@ type Config struct {
 	SignIn  SignInConfig  `yaml:"signin"`
 	OAuth   OAuthConfig   `yaml:"oauth"`
 
+	Approvals ApprovalsConfig `yaml:"approvals"`
+
 	file string
 	root *yaml.Node
 }
@@ -359,6 +361,7 @@ func (c *Config) defaults() {
 	}
 	dur(&c.Ledger.MaxActionTime, 15*time.Minute)
 	dur(&c.Tools.Recheck, time.Minute)
+	c.Approvals.defaults()
 	if c.Ledger.SegmentSize == 0 {
 		c.Ledger.SegmentSize = 64 << 20
 	}
@@ -396,6 +399,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if err := c.checkConsole(); err != nil {
+		return err
+	}
+	if err := c.checkApprovals(); err != nil {
 		return err
 	}
 	if err := c.checkOAuth(); err != nil {

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/approval"
 	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/containment"
 	"github.com/ostiary/ostiary/internal/control"
@@ -77,7 +78,8 @@ type Daemon struct {
 	gate      *gate.Gate
 	control   *control.Control
 	door      *mcp.Door
-	live      live // what Reload replaces
+	approvals *approval.Approvals // nil if nobody can consent
+	live      live                // what Reload replaces
 	health    health
 
 	agents   net.Listener
@@ -128,6 +130,7 @@ func open(ctx context.Context, cfg *Config, log *slog.Logger, on machine) (_ *Da
 		{"identity", d.openIdentity},
 		{"catalog", d.openCatalog},
 		{"egress", d.openEgress},
+		{"approvals", d.openApprovals},
 		{"gate", d.openGate},
 		{"people", d.openPeople},
 		{"control", d.openControl},
@@ -317,14 +320,17 @@ func (d *Daemon) openGate(context.Context) error {
 	d.issued = d.sessions()
 	d.engine = policy.New()
 	traced := newTracer(d.issued, d.authority, d.book)
-	d.gate = gate.New(gate.Options{
+	r := &gate.Resolver{
+		Tools: d.book, Groups: d.engine, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{d.issued, d.authority}, Containments: d.contained, Tracer: traced,
+		Servers: d.cfg.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
+	}
+	o := gate.Options{
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
 		Containments: d.contained, Tainter: tainter{d.issued}, Inspectors: []gate.Inspector{mcp.Envelope{}, traced}, Observer: d.observer(), Clock: d.clock, Logger: d.log,
-		Facts: d.live.resolving(&gate.Resolver{
-			Tools: d.book, Groups: d.engine, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{d.issued, d.authority}, Containments: d.contained, Tracer: traced,
-			Servers: d.cfg.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
-		}),
-	})
+	}
+	d.withApprovals(&o, r)
+	o.Facts = d.live.resolving(r)
+	d.gate = gate.New(o)
 	return nil
 }
 
@@ -358,7 +364,7 @@ func (d *Daemon) openControl(context.Context) error {
 		desc.Loopback = d.loopback.Addr().String()
 	}
 	d.control = control.New(control.Options{
-		Authority: d.authority, People: d.pages.people, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
+		Authority: d.authority, People: d.pages.people, Approvals: d.approvals, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
 		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d,
 		Describe: desc, Containments: d.contained, Conducts: d.conducts, Clock: d.clock, Logger: d.log,
 	})
@@ -453,6 +459,9 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 			o.Hosts = append(o.Hosts, hosts(l.Addr(), d.cfg.Listen.Names)...)
 		}
 	}
+	if d.approvals != nil {
+		o.Holds, o.HoldFor = waiting{d.approvals}, d.holdFor()
+	}
 	o.Servers = d.cfg.shown()
 	d.door, err = mcp.New(o)
 	return err
@@ -496,6 +505,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	background.Go(func() { d.control.Watch(ctx) })
 	background.Go(func() { d.refresh(ctx) })
 	background.Go(func() { d.sweep(ctx) })
+	if d.approvals != nil {
+		background.Go(func() { d.approvals.Run(ctx) })
+	}
 	background.Go(func() { d.feel(ctx) })
 	background.Go(func() { d.thrift(ctx) })
 	background.Go(func() { d.wakeListeners(ctx) })

@@ -54,6 +54,18 @@ func Arguments(b []byte) (ostiary.Value, error) {
 	return doc.Root(), nil
 }
 
+// Reply reads the bytes of a stored reply. Absent for none.
+func Reply(b []byte) (ostiary.Value, error) {
+	if len(b) == 0 {
+		return ostiary.Value{}, nil
+	}
+	doc, err := strictjson.Parse(b, strictjson.Reply)
+	if err != nil {
+		return ostiary.Value{}, corrupt(err)
+	}
+	return doc.Root(), nil
+}
+
 func corrupt(err error) error {
 	return ostiary.Errorf(ostiary.Corrupt, "stored_call", "a stored call cannot be read").Because(err)
 }

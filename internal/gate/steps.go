@@ -225,7 +225,7 @@ func (g *Gate) refuse(ctx context.Context, x *exchange, cause error) error {
 		return &e
 	}
 	d := x.disposition(&e)
-	if d == ostiary.Refused && e.Kind == ostiary.Denied && x.decision.Requestable() && g.holder != nil && x.call.Approval == "" {
+	if d == ostiary.Refused && e.Kind == ostiary.Denied && g.holder != nil && x.holdable() {
 		switch id, err := g.holder.Hold(ctx, x.request, &x.decision); {
 		case err == nil:
 			d, x.held, e.Code, e.Field = ostiary.Held, id, "held", string(id)
@@ -239,6 +239,13 @@ func (g *Gate) refuse(ctx context.Context, x *exchange, cause error) error {
 	}
 	e.Entry = x.ref()
 	return &e
+}
+
+// holdable reports whether people may be asked about a denial: of a call that
+// a server would carry out, so that it can be made again without its caller,
+// and not of one that they consented to already.
+func (x *exchange) holdable() bool {
+	return x.decision.Requestable() && x.call.Target.Kind == ToServer && x.request.Action.Server != "" && x.subject.Via != ostiary.ViaSelf && x.call.Approval == ""
 }
 
 // disposition says what became of an exchange that ended with an error.

@@ -1,12 +1,10 @@
 package people
 
 import (
-	"bytes"
 	"context"
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/json"
-	"slices"
 	"time"
 
 	"github.com/go-webauthn/webauthn/protocol"
@@ -33,13 +31,14 @@ type Passkey struct {
 // ceremony is what is remembered between a question to an authenticator and
 // its answer. It is found by its challenge and works once.
 type ceremony struct {
-	Use        string               `json:"use"`   // "enrol", "sign_in"
+	Use        string               `json:"use"`   // "enrol", "sign_in", "vote"
 	Visit      string               `json:"visit"` // digest of the browser's token
 	Asked      webauthn.SessionData `json:"asked"`
 	Invitation string               `json:"invitation,omitempty"` // its id
 	Name       string               `json:"name,omitempty"`
 	Handle     string               `json:"handle,omitempty"`
 	Label      string               `json:"label,omitempty"`
+	Carried    []byte               `json:"carried,omitempty"` // of a vote: what is signed for
 }
 
 // visitor is a person as the library wants to see one.
@@ -317,13 +316,10 @@ func passkeyIfNone(err error) error {
 func (p *People) signedIn(ctx context.Context, name string, cred *webauthn.Credential) (ostiary.Secret, Person, error) {
 	var kept person
 	out, err := p.change(ctx, name, func(r *person) (Event, error) {
-		i := slices.IndexFunc(r.Passkeys, func(k Passkey) bool { return bytes.Equal(k.ID, cred.ID) })
-		n := cred.Authenticator.SignCount
-		if i < 0 || n != 0 && n <= r.Passkeys[i].Counter {
-			return Event{}, errPasskey("the passkey was used meanwhile")
+		k, err := p.used(r, cred)
+		if err != nil {
+			return Event{}, err
 		}
-		k := &r.Passkeys[i]
-		k.Counter, k.Backed, k.Used = n, cred.Flags.BackupState, p.o.Clock().UTC()
 		r.Seen, kept = k.Used, *r
 		return Event{}, nil
 	})

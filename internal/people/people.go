@@ -88,7 +88,7 @@ type AEAD interface {
 
 // Event is a change that is about to be made.
 type Event struct {
-	What   string // "invite_person", "enrol_person", "add_passkey", "change_roles", "revoke_person", "sign_in", "sign_out"
+	What   string // "invite_person", "enrol_person", "add_passkey", "change_roles", "revoke_person", "add_key", "drop_key", "sign_in", "sign_out"
 	Person ostiary.PrincipalID
 	By     string // who does it, if it is not the person
 	Detail string // one sentence

@@ -20,6 +20,7 @@ type Person struct {
 	Seen    time.Time
 	Revoked time.Time // zero: they are not
 	Passkey []Passkey
+	Keys    []Key // of the command line
 	Links   []Link
 }
 
@@ -46,6 +47,7 @@ type person struct {
 	Reason   string    `json:"reason,omitempty"`
 	Round    uint64    `json:"round"` // rises whenever sessions that exist must end
 	Passkeys []Passkey `json:"passkeys,omitempty"`
+	Keys     []Key     `json:"keys,omitempty"`
 	Links    []Link    `json:"links,omitempty"`
 }
 
@@ -59,7 +61,7 @@ func (r *person) view(name string) (Person, error) {
 	}
 	return Person{
 		ID: Principal(name), Name: name, Label: r.Label, Roles: roles, Created: r.Created, By: r.By, Seen: r.Seen,
-		Revoked: r.Revoked, Passkey: r.Passkeys, Links: r.Links,
+		Revoked: r.Revoked, Passkey: r.Passkeys, Keys: r.Keys, Links: r.Links,
 	}, nil
 }
 

@@ -165,6 +165,7 @@ func Run(t *testing.T, dir string, more map[string]func(*testscript.TestScript, 
 			"postgres":     postgres,
 			"within":       within,
 			"owner":        owner,
+			"held":         held,
 		}),
 		RequireExplicitExec: false,
 	})

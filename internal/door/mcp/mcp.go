@@ -91,8 +91,8 @@ type Server struct {
 	Origins []string
 }
 
-// Options are what New needs. Everything is required, and an empty list
-// allows nothing.
+// Options are what New needs. Everything but Holds is required, and an empty
+// list allows nothing.
 type Options struct {
 	Gate     Gate
 	Identity Identity
@@ -119,6 +119,12 @@ type Options struct {
 	// Sealer protects the state that travels through clients.
 	Sealer Sealer
 
+	// Holds is where held calls wait for people, and HoldFor how long one is
+	// kept open for its client. Without it held calls are answered at once
+	// with where they wait.
+	Holds   Holds
+	HoldFor time.Duration
+
 	// Longest is how long a stream that only listens may stay open. It is a
 	// call like any other, and the log gives up on one that has no outcome.
 	Longest time.Duration
@@ -139,6 +145,8 @@ type Door struct {
 	hosts    map[string]bool
 	sealer   Sealer
 	longest  time.Duration
+	holds    Holds
+	holdFor  time.Duration
 	standing Containments
 	boot     []byte // binds sealed states to this process, which alone remembers their use
 	spent    *spent
@@ -169,7 +177,7 @@ func New(o Options) (*Door, error) {
 	d := &Door{
 		gate: o.Gate, identity: o.Identity, catalog: o.Catalog, visible: o.Visible,
 		audience: o.PublicURL, signIn: o.SignIn, hosts: map[string]bool{strings.ToLower(u.Host): true},
-		sealer: o.Sealer, longest: o.Longest, standing: o.Containments, boot: make([]byte, 16), spent: newSpent(o.Clock), clock: o.Clock, log: o.Logger,
+		sealer: o.Sealer, longest: o.Longest, holds: o.Holds, holdFor: o.HoldFor, standing: o.Containments, boot: make([]byte, 16), spent: newSpent(o.Clock), clock: o.Clock, log: o.Logger,
 		routes: routes(), methods: methods(),
 		sessions: newSessions(o.Clock), watch: newWatch(o.Catalog, o.Clock), bodies: newBodies(), calls: newCalls(),
 		closed: make(chan struct{}),

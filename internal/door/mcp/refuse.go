@@ -183,9 +183,12 @@ func required(name string) map[string]any {
 func refusal(e *ostiary.Error, x *visit) []byte {
 	message, t := tell(e)
 	var text strings.Builder
-	if e.Kind == ostiary.Upstream {
+	switch {
+	case e.Code == "held":
+		text.WriteString("Waiting for people's consent, held as " + t.Field + ". Do not send it again: it is carried out when they consent. ")
+	case e.Kind == ostiary.Upstream:
 		text.WriteString("Failed: ")
-	} else {
+	default:
 		text.WriteString("Refused: ")
 	}
 	if e.Kind == ostiary.Malformed && t.Field != "" {

@@ -171,6 +171,11 @@ func (x *visit) do(ctx context.Context, a ostiary.Action, target gate.Target) {
 	x.action, x.target = a, target.Kind
 	reply, err := x.door.gate.Handle(ctx, x.call(a, target))
 	if err != nil {
+		if id := x.waitsAt(err); id != "" {
+			known(x.r)
+			x.await(ctx, id, err)
+			return
+		}
 		x.fail(ctx, err)
 		return
 	}
