@@ -22,9 +22,10 @@ const (
 	// idlePerServer keeps enough connections for a loaded gateway not to
 	// connect again for each call.
 	idlePerServer = 512
-	// connsPerServer bounds what one server can cost in descriptors; calls
-	// beyond it wait for a connection, and only that server's calls do.
+	// connsPerServer and callsPerServer bound what one server can cost in
+	// descriptors; calls beyond it wait, and only that server's calls do.
 	connsPerServer = 2048
+	callsPerServer = connsPerServer - idlePerServer
 	// idleTimeout is shorter than the common keep-alive time-outs of servers,
 	// so that we seldom write into a connection that is being closed.
 	idleTimeout = 45 * time.Second
@@ -36,23 +37,12 @@ const (
 // adds nothing of its own: no proxy from the environment, no compression, no
 // HTTP/2 coalescing.
 func newTransport(d *dialer, t *tls.Config) *http.Transport {
-	if t == nil {
-		t = &tls.Config{}
-	}
-	t = t.Clone()
-	t.MinVersion = max(t.MinVersion, tls.VersionTLS12)
-	if t.CipherSuites == nil {
-		t.CipherSuites = []uint16{ // for 1.2: forward secrecy and authenticated encryption only
-			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-			tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-		}
-	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Transport{
 		Proxy:                  nil,
 		DialContext:            d.dial,
-		TLSClientConfig:        t,
+		TLSClientConfig:        strictTLS(t),
 		TLSHandshakeTimeout:    handshakeTimeout,
 		DisableCompression:     true,
 		MaxIdleConns:           idlePerServer,
@@ -64,6 +54,22 @@ func newTransport(d *dialer, t *tls.Config) *http.Transport {
 		ReadBufferSize:         16 << 10,
 		Protocols:              protocols,
 	}
+}
+
+// strictTLS returns a configuration of our own with what t leaves open.
+func strictTLS(t *tls.Config) *tls.Config {
+	if t == nil {
+		t = &tls.Config{}
+	}
+	t = t.Clone()
+	t.MinVersion = max(t.MinVersion, tls.VersionTLS12)
+	if t.CipherSuites == nil {
+		t.CipherSuites = []uint16{ // for 1.2: forward secrecy and authenticated encryption only
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+			tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		}
+	}
+	return t
 }
 
 // meteredConn counts the bytes written, so that after a failure it is known

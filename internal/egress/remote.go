@@ -1,15 +1,11 @@
 package egress
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
 	"maps"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -30,16 +26,16 @@ const (
 type remote struct {
 	*shared
 	stats
-	owner     *Egress
-	log       *slog.Logger
-	name      string
-	url       *url.URL
-	target    string // @target-uri, as the far side will see it
-	transport *http.Transport
-	fixed     http.Header // what every request carries
-	echoes    echoes      // of the values in fixed that no reply may repeat
-	bearer    *credential // nil: none
-	nextID    atomic.Int64
+	owner  *Egress
+	log    *slog.Logger
+	name   string
+	url    *url.URL
+	target string // @target-uri, as the far side will see it
+	conns  *conns
+	fixed  http.Header // what every request carries
+	echoes echoes      // of the values in fixed that no reply may repeat
+	bearer *credential // nil: none
+	nextID atomic.Int64
 
 	era      atomic.Int32
 	probing  chan struct{} // a slot: one probe at a time
@@ -74,21 +70,12 @@ func newRemote(e *Egress, srv Server, s *shared) (*remote, error) {
 	for _, v := range srv.Headers {
 		secrets = append(secrets, credentialsIn(string(v.Reveal()))...)
 	}
-	transport := newTransport(newDialer(allow), tlsFor(srv.TLS))
-	transport.DialContext = e.room.within(transport.DialContext)
 	return &remote{
 		shared: s, echoes: echoesOf(secrets...), owner: e, name: srv.Name, log: e.log.With("server", srv.Name),
-		url: u, target: u.String(), transport: transport,
+		url: u, target: u.String(), conns: newConns(newDialer(allow), e.room, u, srv.TLS),
 		fixed: fixed, bearer: bearer,
 		probing: make(chan struct{}, 1), sessions: map[ostiary.SessionID]*session{},
 	}, nil
-}
-
-func tlsFor(t *tls.Config) *tls.Config {
-	if t == nil {
-		return nil
-	}
-	return t.Clone()
 }
 
 // forward sends one cleared action.
@@ -303,9 +290,9 @@ func (r *remote) post(w *watch, h http.Header, body []byte) (*http.Response, err
 			return nil, notSent(err)
 		}
 	}
-	resp, probe, err := r.try(w.ctx, h, body)
+	resp, probe, err := r.conns.post(w.ctx, h, body)
 	if err != nil && probe.reused && probe.unsent() && w.ctx.Err() == nil {
-		resp, probe, err = r.try(w.ctx, h, body)
+		resp, probe, err = r.conns.post(w.ctx, h, body)
 	}
 	switch {
 	case err == nil:
@@ -327,47 +314,18 @@ func lost(cause error) error {
 	return ostiary.Errorf(ostiary.Upstream, "lost", "the connection to the server failed after the call was sent; it may have happened").Because(cause)
 }
 
-func (r *remote) try(ctx context.Context, h http.Header, body []byte) (*http.Response, *connProbe, error) {
-	p := &connProbe{}
-	req := &http.Request{
-		Method: http.MethodPost, URL: r.url, Host: r.url.Host,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: h, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
-		// GetBody stays nil: the transport may not send a body again.
-	}
-	resp, err := r.transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: p.got})))
-	return resp, p, err
-}
-
 // connProbe tells whether anything was written for one request.
 type connProbe struct {
-	mu     sync.Mutex
-	conn   *meteredConn
+	conn   *meteredConn // nil: it never had a connection
 	before int64
 	reused bool
-}
-
-func (p *connProbe) got(info httptrace.GotConnInfo) {
-	c := info.Conn
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
-	m, _ := c.(*meteredConn)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.conn, p.reused = m, info.Reused
-	if m != nil {
-		p.before = m.written.Load()
-	}
 }
 
 // unsent reports that no byte of a failed request was or will be written. It
 // closes the connection first, so that the count is final.
 func (p *connProbe) unsent() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.conn == nil {
-		return true // it never had a connection
+		return true
 	}
 	p.conn.Close()
 	return p.conn.written.Load() == p.before
@@ -391,7 +349,7 @@ func (r *remote) health() Health {
 	return h
 }
 
-func (r *remote) close() { r.transport.CloseIdleConnections() }
+func (r *remote) close() { r.conns.closeIdle() }
 
 // acquire takes a slot, or gives up with the context.
 func acquire(ctx context.Context, slot chan struct{}) error {

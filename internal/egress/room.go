@@ -57,7 +57,7 @@ func (r *room) within(dial func(ctx context.Context, network, address string) (n
 func (e *Egress) closeIdle() {
 	for _, p := range *e.table.Load() {
 		if r, ok := p.upstream.(*remote); ok {
-			r.transport.CloseIdleConnections()
+			r.conns.closeIdle()
 		}
 	}
 }

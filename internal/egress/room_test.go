@@ -71,7 +71,7 @@ func TestRoom(t *testing.T) {
 			t.Errorf("there is room again: %v", err)
 		}
 	})
-	// The transport takes a connection back a moment after its reply was read.
+	// A connection is taken back a moment after its reply was read.
 	for deadline := time.Now().Add(10 * time.Second); open() != 0; time.Sleep(time.Millisecond) {
 		if e.closeIdle(); time.Now().After(deadline) {
 			t.Fatalf("%d connections are counted that nobody has", open())
