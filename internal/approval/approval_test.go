@@ -268,6 +268,13 @@ func TestOneHumanOneVote(t *testing.T) {
 				t.Errorf("a second vote: %v", err)
 			}
 			if x.change == nil {
+				other := w.hold("approval:finance:2")
+				if _, err := w.vote(other, "erin", yes); err != nil {
+					t.Fatal(err)
+				}
+				if h, err := w.vote(other, "erin", approval.Choice{Reason: "on second thought"}); err != nil || h.State != ostiary.HoldRefused {
+					t.Errorf("a change of mind: %v, %v", h, err)
+				}
 				if h, err := w.vote(id, "finn", yes); err != nil || h.State != ostiary.HoldGranted {
 					t.Errorf("a second person: %v, %v", h, err)
 				}

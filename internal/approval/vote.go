@@ -54,7 +54,7 @@ func (a *Approvals) Ask(ctx context.Context, id ostiary.HoldID, person ostiary.P
 	if err := a.choose(h, &c); err != nil {
 		return ostiary.Vote{}, nil, err
 	}
-	if _, err := a.voter(ctx, h, person); err != nil {
+	if _, err := a.voter(ctx, h, person, c.Consent); err != nil {
 		return ostiary.Vote{}, nil, err
 	}
 	if c.Consent {
@@ -86,7 +86,7 @@ func (a *Approvals) Cast(ctx context.Context, b Ballot) (*Hold, error) {
 		if err := a.fits(h, &b, c); err != nil {
 			return err
 		}
-		p, err := a.voter(ctx, h, b.Vote.Approver)
+		p, err := a.voter(ctx, h, b.Vote.Approver, c.Consent)
 		if err != nil {
 			return err
 		}
@@ -181,8 +181,9 @@ func (a *Approvals) judged(ctx context.Context, h *Hold) (ostiary.Decision, erro
 	return *d, nil
 }
 
-// voter returns a person who may vote on a hold now.
-func (a *Approvals) voter(ctx context.Context, h *Hold, person ostiary.PrincipalID) (*Approver, error) {
+// voter returns a person who may vote on a hold now. Whoever consented may
+// still refuse, until it is granted.
+func (a *Approvals) voter(ctx context.Context, h *Hold, person ostiary.PrincipalID, consent bool) (*Approver, error) {
 	p, err := a.o.People.Approver(ctx, person)
 	if ostiary.KindOf(err) == ostiary.NotFound || err == nil && p.Person != person {
 		return nil, errVote("approver_unknown", "there is no such person")
@@ -195,11 +196,11 @@ func (a *Approvals) voter(ctx context.Context, h *Hold, person ostiary.Principal
 	}
 	who := a.humans(&p)
 	for i := range h.Votes {
-		if overlap(h.Votes[i].Humans, who) && h.Votes[i].Vote.Question == h.Question.Digest() {
+		if consent && overlap(h.Votes[i].Humans, who) && h.Votes[i].Vote.Question == h.Question.Digest() {
 			return nil, ostiary.Errorf(ostiary.Conflict, "voted", "you voted on this already, perhaps with another account")
 		}
 	}
-	if len(h.Votes) >= MaxVotes {
+	if consent && len(h.Votes) >= MaxVotes {
 		return nil, ostiary.Errorf(ostiary.Exhausted, "votes", "%d votes were cast on this already", MaxVotes)
 	}
 	return &p, nil

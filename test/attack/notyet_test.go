@@ -10,9 +10,8 @@ var notYet = map[string]string{
 
 	"G07": "there is no door for HTTP APIs; a tool server's URL is the operator's and holds no template",
 
-	"I01": "there are no approvals", "I02": "there are no approvals", "I03": "there are no approvals", "I04": "there are no approvals",
-	"I05": "there are no approvals", "I06": "there are no approvals", "I07": "there are no approvals", "I08": "there are no approvals",
-	"I09": "there are no approvals", "I10": "there are no approvals",
+	"I05": "the console shows no held actions yet", "I09": "there is no standing consent: each is for one action",
+	"I10": "nothing is redacted for approvers: they see the bytes that are bound",
 
 	"J07": "no agents are called", "J08": "no agents are called",
 

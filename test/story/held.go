@@ -19,3 +19,12 @@ func held(ts *testscript.TestScript, neg bool, args []string) {
 	})
 	ts.Setenv(args[0], all[len(all)-1].ID)
 }
+
+// people makes persons who may approve, each with a key in NAME.key: people
+// NAME...
+func people(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range args {
+		ts.Check(ts.Exec("ostiary", "person", "add", name, "--role", "approver"))
+		ts.Check(ts.Exec("ostiary", "person", "key", name, "--out", ts.MkAbs(name+".key")))
+	}
+}

@@ -166,6 +166,7 @@ func Run(t *testing.T, dir string, more map[string]func(*testscript.TestScript, 
 			"within":       within,
 			"owner":        owner,
 			"held":         held,
+			"people":       people,
 		}),
 		RequireExplicitExec: false,
 	})
