@@ -106,6 +106,8 @@ var faults = []fault{
 	{"containment.Register.Revision", "internal/containment TestFollow", reads},
 	{"provenance.SessionStore.OpenSession", "internal/provenance TestSessionNotOpened", "internal/provenance TestSessionNotOpened"},
 	{"provenance.SessionStore.TaintSession", "internal/provenance TestTaintNotStored", "internal/provenance TestTaintNotStored"},
+	{"provenance.SessionStore.Session", "none: for commands of an operator", reads},
+	{"control.Sessions.Owner", "none: for commands of an operator", reads},
 	{"provenance.SharedSessions.SessionTaint", wholeGateway, reads},
 	{"policy.Snapshots.SaveSnapshot", "internal/control TestNothingChangesUnrecorded", "internal/control TestNothingChangesUnrecorded"},
 	{"policy.Snapshots.NewestSnapshot", wholeGateway, reads},

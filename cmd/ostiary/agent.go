@@ -198,8 +198,8 @@ func (agentListCmd) Run(e *env) error {
 }
 
 type agentRevokeCmd struct {
-	Subject string `arg:"" help:"The agent's name; or, with --kind, a person, mandate id, key digest or serial."`
-	Kind    string `placeholder:"KIND" enum:"agent,person,mandate,key,serial" default:"agent" help:"What is revoked: agent, person, mandate, key or serial (${default})."`
+	Subject string `arg:"" help:"The agent's name; or, with --kind, a person, mandate id, session id, key digest or serial."`
+	Kind    string `placeholder:"KIND" enum:"agent,person,mandate,session,key,serial" default:"agent" help:"What is revoked: agent, person, mandate, session, key or serial (${default})."`
 	Reason  string `required:"" placeholder:"TEXT" help:"Why; it stays in the log."`
 }
 
@@ -210,6 +210,7 @@ type revokeCmd struct {
 	Agent      revokeAgentCmd      `cmd:"" help:"End an agent: every credential it has, and every mandate it holds or derived."`
 	Person     revokePersonCmd     `cmd:"" help:"End every mandate a person gave, or that is on their authority."`
 	Mandate    revokeMandateCmd    `cmd:"" help:"End a mandate, with everything derived from it."`
+	Session    revokeSessionCmd    `cmd:"" help:"End what an agent does in one session, under one mandate. The mandate stands, and what was derived from it."`
 	Key        revokeKeyCmd        `cmd:"" help:"Refuse a public key wherever it comes."`
 	Credential revokeCredentialCmd `cmd:"" help:"End one certificate or token."`
 }
@@ -231,6 +232,11 @@ type revokePersonCmd struct {
 
 type revokeMandateCmd struct {
 	ID string `arg:"" help:"The mandate."`
+	revokeFlags
+}
+
+type revokeSessionCmd struct {
+	ID string `arg:"" help:"The session, as the log names it."`
 	revokeFlags
 }
 
@@ -256,6 +262,7 @@ func principalOf(name string) string {
 	return "person:" + name
 }
 func (c *revokeMandateCmd) Run(e *env) error    { return e.revoke("mandate", c.ID, c.Reason) }
+func (c *revokeSessionCmd) Run(e *env) error    { return e.revoke("session", c.ID, c.Reason) }
 func (c *revokeKeyCmd) Run(e *env) error        { return e.revoke("key", c.Digest, c.Reason) }
 func (c *revokeCredentialCmd) Run(e *env) error { return e.revoke("serial", c.Serial, c.Reason) }
 

@@ -37,7 +37,7 @@ type cli struct {
 	Doctor    doctorCmd    `cmd:"" help:"Find out what is wrong, and what to do about it."`
 	Agent     agentCmd     `cmd:"" help:"Enrol, list and revoke agents."`
 	Mandate   mandateCmd   `cmd:"" help:"Give agents what they may do: for a task, for minutes, or standing."`
-	Revoke    revokeCmd    `cmd:"" help:"End an agent, a person's mandates, a mandate, a key or one credential, at once."`
+	Revoke    revokeCmd    `cmd:"" help:"End an agent, a person's mandates, a mandate, a session, a key or one credential, at once."`
 	Token     tokenCmd     `cmd:"" help:"Mint a short-lived bearer token for an agent that cannot hold a key."`
 	Person    personCmd    `cmd:"" help:"Invite, list and revoke the people who sign in to the console."`
 	Approvals approvalsCmd `cmd:"" help:"Show what waits for people's consent."`

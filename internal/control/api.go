@@ -134,8 +134,8 @@ type Agent struct {
 	State     string    `json:"state"` // "enrolled", "revoked", "disabled", "ended"
 }
 
-// RevokeRequest ends an agent, a person's mandates, a mandate, a key or one
-// credential.
+// RevokeRequest ends an agent, a person's mandates, a mandate, a session, a
+// key or one credential.
 type RevokeRequest struct {
 	Kind    string `json:"kind"`
 	Subject string `json:"subject"`

@@ -29,6 +29,7 @@ import (
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/people"
 	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/provenance"
 )
 
 // Gate is the flow, for control's own calls.
@@ -57,6 +58,11 @@ type Log interface {
 	Key(ctx context.Context, origin string) (string, error)
 }
 
+// Sessions finds whose a session is; NotFound if there is none.
+type Sessions interface {
+	Owner(ctx context.Context, id ostiary.SessionID) (provenance.Owner, error)
+}
+
 // LogEntry is one entry read back.
 type LogEntry struct {
 	Origin string
@@ -72,6 +78,7 @@ type Options struct {
 	Authority *identity.Authority
 	People    *people.People      // nil: there is no console
 	Approvals *approval.Approvals // nil: nobody can consent to anything
+	Sessions  Sessions
 	Book      *catalog.Book
 	Engine    *policy.Engine
 	Snapshots policy.Snapshots

@@ -327,8 +327,11 @@ func (c *Control) postRevocation(ctx context.Context, in RevokeRequest) (any, er
 		}
 		in.Subject, known = string(id), c.o.Authority.State(id) != ""
 	}
-	if in.Kind == string(identity.RevokeMandate) {
+	switch identity.RevocationKind(in.Kind) {
+	case identity.RevokeMandate:
 		return c.revokeMandate(ctx, in)
+	case identity.RevokeSession:
+		return c.revokeSession(ctx, in)
 	}
 	epoch, err := c.o.Authority.Revoke(ctx, identity.Revocation{Kind: identity.RevocationKind(in.Kind), Subject: in.Subject, Reason: in.Reason, At: c.o.Clock()})
 	if err != nil {

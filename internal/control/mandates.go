@@ -297,6 +297,22 @@ func (c *Control) revokeMandate(ctx context.Context, in RevokeRequest) (any, err
 	return Revoked{Epoch: c.o.Authority.Epoch(), Known: true}, err
 }
 
+// revokeSession ends what an agent does in one session: the next request of
+// each of its connections and streams under that mandate is refused, and no
+// other session ever takes its place. The mandate stands, and what others
+// derived from it.
+func (c *Control) revokeSession(ctx context.Context, in RevokeRequest) (any, error) {
+	o, err := c.o.Sessions.Owner(ctx, ostiary.SessionID(in.Subject))
+	if ostiary.KindOf(err) == ostiary.NotFound {
+		return nil, ostiary.Errorf(ostiary.NotFound, "session", "there is no session %q; the log names them: ostiary log --json", in.Subject).At("subject")
+	}
+	if err != nil {
+		return nil, err
+	}
+	epoch, err := c.o.Authority.Revoke(ctx, identity.Revocation{Kind: identity.RevokeSession, Subject: in.Subject, Mandate: o.Mandate, Reason: in.Reason, At: c.o.Clock()})
+	return Revoked{Epoch: epoch, Known: true}, err
+}
+
 // keptTerms are those of the standing mandate an agent has, so that joining
 // again does not widen what it may do unless somebody says so.
 func (c *Control) keptTerms(ctx context.Context, id ostiary.MandateID) ([]byte, error) {

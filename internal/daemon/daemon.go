@@ -53,8 +53,9 @@ const drainTimeout = 20 * time.Second
 const firstReadingTimeout = 10 * time.Second
 
 // refreshEvery is how often what other processes changed in the control state
-// is read. A change made through this process is read at once.
-const refreshEvery = 250 * time.Millisecond
+// is read: often enough that what was revoked there is refused here within
+// 250 ms. A change made through this process is read at once.
+const refreshEvery = 100 * time.Millisecond
 
 // Daemon is one gateway with its control side, built and not yet serving.
 type Daemon struct {
@@ -364,7 +365,7 @@ func (d *Daemon) openControl(context.Context) error {
 		desc.Loopback = d.loopback.Addr().String()
 	}
 	d.control = control.New(control.Options{
-		Authority: d.authority, People: d.pages.people, Approvals: d.approvals, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
+		Authority: d.authority, People: d.pages.people, Sessions: d.issued, Approvals: d.approvals, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
 		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d,
 		Describe: desc, Containments: d.contained, Conducts: d.conducts, Clock: d.clock, Logger: d.log,
 	})

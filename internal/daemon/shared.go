@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/provenance"
 	"github.com/ostiary/ostiary/internal/store"
 )
@@ -196,51 +198,78 @@ type follower struct {
 }
 
 // follow reads what changed since it last succeeded. What it could not read it
-// reads again the next time.
+// reads again the next time, so that nothing here ever goes back: not to an
+// older answer of a store that was restored or lags behind either.
 func (f *follower) follow(ctx context.Context) error {
 	d, asked := f.daemon, f.daemon.clock()
 	rev, err := d.store.Revision(ctx)
 	if err != nil {
 		return err
 	}
-	if f.begun && rev == f.seen {
-		d.authority.Confirm(asked)
-		return nil
+	if rev < f.seen {
+		return fmt.Errorf("the control state is at revision %d, and was at %d before: it was restored from an older copy, or another server answers; restart this gateway once it is right", rev, f.seen)
 	}
-	what := everything
+	what, upTo := everything, rev
 	if f.begun {
-		changes, err := d.store.Changes(ctx, f.seen)
-		if err != nil {
-			return err
-		}
-		what, rev = touched(f.seen, changes)
-	}
-	if what.registry {
-		if err := d.authority.Refresh(ctx); err != nil {
+		if what, upTo, err = f.since(ctx, rev); err != nil {
 			return err
 		}
 	}
-	if what.pins {
-		if err := d.book.Load(ctx); err != nil {
-			return err
-		}
+	if err := f.read(ctx, what); err != nil {
+		return err
 	}
-	if what.policy {
-		if err := d.control.Follow(ctx); err != nil {
-			return err
-		}
-	}
-	if !what.registry {
-		d.authority.Confirm(asked)
-	}
-	f.begun, f.seen = true, rev
+	d.authority.Confirm(asked)
+	f.begun, f.seen = true, upTo
 	return nil
 }
 
-// parts are what this process holds in memory of the control state.
-type parts struct{ registry, pins, policy bool }
+// since gathers what changed up to a revision at least.
+func (f *follower) since(ctx context.Context, rev uint64) (what parts, upTo uint64, err error) {
+	for upTo = f.seen; upTo < rev; {
+		changes, err := f.daemon.store.Changes(ctx, upTo)
+		if err != nil {
+			return what, upTo, err
+		}
+		more, next := touched(upTo, changes)
+		if next <= upTo { // there must be some, and newer ones
+			return everything, rev, nil
+		}
+		what.add(more)
+		upTo = next
+	}
+	return what, upTo, nil
+}
 
-var everything = parts{true, true, true}
+func (f *follower) read(ctx context.Context, what parts) (err error) {
+	d := f.daemon
+	switch {
+	case what.registry:
+		err = d.authority.Refresh(ctx)
+	case what.revoked:
+		err = d.authority.CatchUp(ctx, what.ended...)
+	}
+	if err == nil && what.pins {
+		err = d.book.Load(ctx)
+	}
+	if err == nil && what.policy {
+		err = d.control.Follow(ctx)
+	}
+	return err
+}
+
+// parts are what this process holds in memory of the control state.
+type parts struct {
+	registry, revoked, pins, policy bool
+
+	ended []ostiary.MandateID // if revoked
+}
+
+var everything = parts{registry: true, pins: true, policy: true}
+
+func (p *parts) add(q parts) {
+	p.registry, p.revoked, p.pins, p.policy = p.registry || q.registry, p.revoked || q.revoked, p.pins || q.pins, p.policy || q.policy
+	p.ended = append(p.ended, q.ended...)
+}
 
 // touched says what changes made stale, and up to which revision. A kind that
 // is not known here, and a gap, make everything stale.
@@ -248,17 +277,21 @@ func touched(seen uint64, changes []store.Change) (p parts, rev uint64) {
 	rev = seen
 	for _, c := range changes {
 		if c.Rev != rev+1 {
-			return everything, changes[len(changes)-1].Rev
+			return everything, max(seen, changes[len(changes)-1].Rev)
 		}
 		rev = c.Rev
 		switch c.Kind {
-		case "agent", "join_token", "revocation":
+		case "agent", "join_token", "mandate":
 			p.registry = true
+		case "revocation":
+			p.revoked = true
+		case "mandate_end":
+			p.revoked, p.ended = true, append(p.ended, ostiary.MandateID(c.Key))
 		case "pins", "pin_drop":
 			p.pins = true
 		case "snapshot":
 			p.policy = true
-		case "session", "taint", "log", "fence", "data_key", "containment", "record", "hold": // read when needed, or followed elsewhere
+		case "session", "taint", "log", "fence", "data_key", "containment", "record", "mandate_review", "hold": // read when needed, or followed elsewhere
 		default:
 			return everything, changes[len(changes)-1].Rev
 		}

@@ -3,9 +3,11 @@ package daemon
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/store"
 )
 
@@ -13,7 +15,7 @@ import (
 func TestTouched(t *testing.T) {
 	changes := func(from uint64, kinds ...string) (all []store.Change) {
 		for i, k := range kinds {
-			all = append(all, store.Change{Rev: from + uint64(i), Kind: k})
+			all = append(all, store.Change{Rev: from + uint64(i), Kind: k, Key: k})
 		}
 		return all
 	}
@@ -25,7 +27,9 @@ func TestTouched(t *testing.T) {
 		"nothing":     {nil, parts{}, 7},
 		"sessions":    {changes(8, "session", "taint", "data_key", "log", "fence"), parts{}, 12},
 		"enrolment":   {changes(8, "agent"), parts{registry: true}, 8},
-		"revocation":  {changes(8, "taint", "revocation"), parts{registry: true}, 9},
+		"revocation":  {changes(8, "taint", "revocation"), parts{revoked: true}, 9},
+		"an end":      {changes(8, "mandate_end", "mandate_review"), parts{revoked: true, ended: []ostiary.MandateID{"mandate_end"}}, 9},
+		"a mandate":   {changes(8, "mandate"), parts{registry: true}, 8},
 		"acceptance":  {changes(8, "pins", "snapshot"), parts{pins: true, policy: true}, 9},
 		"withdrawal":  {changes(8, "pin_drop"), parts{pins: true}, 8},
 		"a new kind":  {changes(8, "taint", "budget", "taint"), everything, 10},
@@ -34,7 +38,7 @@ func TestTouched(t *testing.T) {
 		"a gap later": {append(changes(8, "taint"), changes(10, "taint", "taint")...), everything, 11},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got, rev := touched(7, tc.changes); got != tc.want || rev != tc.rev {
+			if got, rev := touched(7, tc.changes); !reflect.DeepEqual(got, tc.want) || rev != tc.rev {
 				t.Errorf("%+v up to %d, want %+v up to %d", got, rev, tc.want, tc.rev)
 			}
 		})

@@ -81,7 +81,7 @@ func (a *Authority) fromSVID(d *directory, now time.Time, c ostiary.Credentials)
 	}
 	return ostiary.Subject{
 		Agent: p.agent, Principal: g.Principal, Chain: g.chain, Key: p.key, Bound: true, Mandate: g.link.ID,
-		Via: ostiary.ViaSVID, Serial: p.serial, Issued: p.issued, Expires: p.ends, Epoch: d.epoch,
+		Via: ostiary.ViaSVID, Serial: p.serial, Issued: p.issued, Expires: p.ends, Epoch: d.ends.epoch,
 	}, nil
 }
 
@@ -112,7 +112,7 @@ func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials
 	}
 	return ostiary.Subject{
 		Agent: t.agent, Principal: g.Principal, Chain: g.chain, Key: key, Bound: !key.IsZero(), Mandate: t.mandate, Client: t.client, Scopes: t.scopes,
-		Via: ostiary.ViaToken, Serial: t.id, Issued: t.issued, Expires: t.expires, Epoch: d.epoch,
+		Via: ostiary.ViaToken, Serial: t.id, Issued: t.issued, Expires: t.expires, Epoch: d.ends.epoch,
 	}, nil
 }
 
@@ -175,7 +175,7 @@ func (a *Authority) fromSelf(d *directory, self *ostiary.Self) (ostiary.Subject,
 	}
 	return ostiary.Subject{
 		Agent: self.Agent, Principal: gatewayPrincipal, Chain: []ostiary.AgentID{self.Agent}, Bound: true,
-		Mandate: GatewayMandate, Via: ostiary.ViaSelf, Epoch: d.epoch,
+		Mandate: GatewayMandate, Via: ostiary.ViaSelf, Epoch: d.ends.epoch,
 	}, nil
 }
 
@@ -197,6 +197,6 @@ func (a *Authority) fromHeld(d *directory, now time.Time, h *ostiary.Subject) (o
 		return refuse(errors.New("the agent's principal has changed since"))
 	}
 	s := *h
-	s.Via, s.Epoch = ostiary.ViaHeld, d.epoch
+	s.Via, s.Epoch = ostiary.ViaHeld, d.ends.epoch
 	return s, nil
 }

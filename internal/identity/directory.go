@@ -18,35 +18,18 @@ import (
 
 // directory is the registry as one request sees it: immutable, replaced whole.
 type directory struct {
-	epoch    uint64
+	version  uint64 // higher than that of the one whose place it took, if anything may have ended since
+	ends     *ends
 	loaded   time.Time
 	agents   map[ostiary.AgentID]*agent
-	mandates map[ostiary.MandateID]*footing // those that may be in force: what is not here is not
-	ended    map[ostiary.AgentID]ending     // the newest revocation of each agent
-	left     map[ostiary.PrincipalID]ending // the newest revocation of each person
-	serials  map[string]bool
-	keys     map[string]bool
-	undone   map[ostiary.MandateID]bool
+	mandates map[ostiary.MandateID]*footing     // those that may be in force: what is not here is not
+	gone     grown[ostiary.MandateID, struct{}] // those of them that were ended since they were read
 }
 
 // agent is a record with what would otherwise be made anew on each request.
 type agent struct {
 	AgentRecord
 	moved time.Time // since when it acts for its principal; zero if it never acted for another
-}
-
-type ending struct {
-	epoch uint64
-	at    time.Time
-}
-
-// or returns the later of both, by either clock.
-func (e ending) or(r Revocation) ending {
-	e.epoch = max(e.epoch, r.Epoch)
-	if r.At.After(e.at) {
-		e.at = r.At
-	}
-	return e
 }
 
 // Refresh reads the registry into memory: call it when the registry may have
@@ -68,18 +51,18 @@ func (a *Authority) Refresh(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the mandates: %w", err)
 	}
-	// Last, so that what ended is never older than what is in force.
-	epoch, revocations, err := a.registry.Revocations(ctx)
-	if err != nil {
-		return fmt.Errorf("reading the revocations: %w", err)
-	}
-	if err := a.fence.raise(epoch); err != nil {
-		return err
-	}
 	d := &directory{
-		epoch: epoch, loaded: now,
-		agents:   make(map[ostiary.AgentID]*agent, len(agents)),
-		mandates: make(map[ostiary.MandateID]*footing, len(mandates)),
+		loaded: now, agents: make(map[ostiary.AgentID]*agent, len(agents)), mandates: make(map[ostiary.MandateID]*footing, len(mandates)),
+	}
+	// Last, so that what ended is never older than what is in force.
+	old := a.dir.Load()
+	if old != nil {
+		d.version, d.ends = old.version+1, old.ends
+	} else {
+		d.version, d.ends = 1, &ends{}
+	}
+	if d.ends, err = a.readEnds(ctx, d.ends); err != nil {
+		return err
 	}
 	for _, r := range agents {
 		r.Roles = slices.Clone(r.Roles)
@@ -87,8 +70,7 @@ func (a *Authority) Refresh(ctx context.Context) error {
 	}
 	a.readMandates(d, mandates)
 	d.readMoves()
-	d.readRevocations(revocations)
-	d.settle(a.dir.Load())
+	d.settle(old)
 	a.dir.Store(d)
 	return nil
 }
@@ -134,43 +116,6 @@ func (d *directory) readMoves() {
 
 const gatewayPrincipal ostiary.PrincipalID = "service:ostiary"
 
-func (d *directory) readRevocations(all []Revocation) {
-	d.ended, d.left = map[ostiary.AgentID]ending{}, map[ostiary.PrincipalID]ending{}
-	d.serials, d.keys, d.undone = map[string]bool{}, map[string]bool{}, map[ostiary.MandateID]bool{}
-	for _, r := range all {
-		switch r.Kind {
-		case RevokeAgent:
-			id := ostiary.AgentID(r.Subject)
-			d.ended[id] = d.ended[id].or(r)
-		case RevokeSerial:
-			d.serials[r.Subject] = true
-		case RevokeKey:
-			d.keys[r.Subject] = true
-		case RevokePerson:
-			p := ostiary.PrincipalID(r.Subject)
-			d.left[p] = d.left[p].or(r)
-		case RevokeMandate:
-			d.undone[ostiary.MandateID(r.Subject)] = true
-		}
-	}
-}
-
-// revoked says why a credential has ended, "" if it has not. A credential
-// issued under an epoch before the agent's revocation has ended whatever the
-// clocks say.
-func (d *directory) revoked(id ostiary.AgentID, key ostiary.Digest, serial string, issued time.Time, epoch uint64) string {
-	if e, ok := d.ended[id]; ok && (epoch < e.epoch || !issued.After(e.at)) {
-		return "the agent was revoked"
-	}
-	if serial != "" && d.serials[serial] {
-		return "the credential was revoked"
-	}
-	if len(d.keys) > 0 && !key.IsZero() && d.keys[key.String()] {
-		return "the key was revoked"
-	}
-	return ""
-}
-
 // Agent returns an agent's record as of the last Refresh.
 func (a *Authority) Agent(id ostiary.AgentID) (AgentRecord, bool) {
 	if g, ok := a.dir.Load().agents[id]; ok {
@@ -188,7 +133,7 @@ func (a *Authority) State(id ostiary.AgentID) string {
 	if !ok {
 		return ""
 	}
-	if e, ok := d.ended[id]; ok && !g.Enrolled.After(e.at) {
+	if e, ok := d.ends.agents.get(id); ok && !g.Enrolled.After(e.at) {
 		return "revoked"
 	}
 	if g.Disabled {
@@ -215,8 +160,9 @@ func (a *Authority) Agents() []AgentRecord {
 // its whole chain: verified, no link of it ended. Whether it covers an action
 // now is for [ostiary.Mandate.Covers].
 func (a *Authority) Mandate(id ostiary.MandateID) (ostiary.Mandate, bool) {
-	f, ok := a.dir.Load().mandates[id]
-	if !ok || f.over != "" {
+	d := a.dir.Load()
+	f, ok := d.mandates[id]
+	if !ok || d.over(f) != "" {
 		return ostiary.Mandate{}, false
 	}
 	return f.effective, true
@@ -236,7 +182,7 @@ func (a *Authority) Posture(id ostiary.AgentID) ostiary.Posture {
 }
 
 // Epoch returns the revocation epoch in force.
-func (a *Authority) Epoch() uint64 { return a.dir.Load().epoch }
+func (a *Authority) Epoch() uint64 { return a.dir.Load().ends.epoch }
 
 // Revoke ends what r names, from now on, here at once and elsewhere as soon
 // as others refresh. The zero At is now; one in the future is made now.
@@ -256,6 +202,8 @@ func (a *Authority) Revoke(ctx context.Context, r Revocation) (epoch uint64, err
 		e.Principal = ostiary.PrincipalID(r.Subject)
 	case RevokeMandate:
 		e.Mandate = ostiary.MandateID(r.Subject)
+	case RevokeSession:
+		e.Mandate = r.Mandate
 	case RevokeSerial:
 		e.Serial = r.Subject
 	}
@@ -265,7 +213,12 @@ func (a *Authority) Revoke(ctx context.Context, r Revocation) (epoch uint64, err
 	if epoch, err = a.registry.Revoke(ctx, r); err != nil {
 		return 0, fmt.Errorf("storing the revocation: %w", err)
 	}
-	return epoch, a.Refresh(ctx)
+	a.refresh.Lock()
+	defer a.refresh.Unlock()
+	if a.dir.Load().ends.epoch >= epoch { // another's reading had it
+		return epoch, nil
+	}
+	return epoch, a.catchUp(ctx)
 }
 
 func (r *Revocation) check() error {
@@ -286,8 +239,10 @@ func (r *Revocation) check() error {
 		ok = err == nil && !d.IsZero()
 	case RevokeMandate:
 		ok = ok && len(r.Subject) <= 256
+	case RevokeSession: // the gateway's own calls have one too, and no credential that could be refused
+		ok = ok && len(r.Subject) <= 256 && r.Mandate != "" && r.Mandate != GatewayMandate
 	default:
-		return ostiary.Errorf(ostiary.Malformed, "revocation_kind", "%q cannot be revoked: agent, person, mandate, key or serial", r.Kind).At("kind")
+		return ostiary.Errorf(ostiary.Malformed, "revocation_kind", "%q cannot be revoked: agent, person, mandate, session, key or serial", r.Kind).At("kind")
 	}
 	if !ok {
 		return ostiary.Errorf(ostiary.Malformed, "revocation_subject", "%q names no %s", r.Subject, r.Kind).At("subject")

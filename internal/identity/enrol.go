@@ -200,7 +200,10 @@ func (a *Authority) Enrol(ctx context.Context, joinSecret string, csrDER []byte)
 	now := a.clock.Now()
 	record, err := a.registry.RedeemJoinToken(ctx, ostiary.DigestOf(secret[:]), now, func(t JoinToken) (AgentRecord, MandateRecord, error) {
 		d := a.dir.Load()
-		for _, e := range []ending{d.ended[t.Agent], d.left[t.Principal], d.left[t.By]} {
+		agent, _ := d.ends.agents.get(t.Agent)
+		principal, _ := d.ends.people.get(t.Principal)
+		by, _ := d.ends.people.get(t.By)
+		for _, e := range []ending{agent, principal, by} {
 			if !e.at.IsZero() && !t.Created.After(e.at) {
 				return AgentRecord{}, MandateRecord{}, errJoinRevoked
 			}
@@ -237,7 +240,7 @@ func (a *Authority) welcome(t JoinToken, now time.Time) (AgentRecord, MandateRec
 	if m.By = m.Principal; isPrincipal(t.By) {
 		m.By = t.By
 	}
-	m.Epoch, m.Issued, m.NotBefore = a.dir.Load().epoch, now.Truncate(time.Second), now.Add(-backdate).Truncate(time.Second)
+	m.Epoch, m.Issued, m.NotBefore = a.dir.Load().ends.epoch, now.Truncate(time.Second), now.Add(-backdate).Truncate(time.Second)
 	m.Expires = m.Expires.Truncate(time.Second)
 	jws, err := a.mandates.IssueUnder(m, ostiary.Digest{})
 	if err != nil {
@@ -381,7 +384,7 @@ func (a *Authority) newKey(csrDER []byte) (crypto.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.dir.Load().keys[key.String()] {
+	if a.dir.Load().ends.keys.has(key) {
 		return nil, ostiary.Errorf(ostiary.Denied, "key_revoked", "this key was revoked: make a new one").At("csr")
 	}
 	return pub, nil
@@ -395,7 +398,7 @@ func (a *Authority) issue(ctx context.Context, what string, r AgentRecord, pub c
 		return nil, err
 	}
 	life := min(a.lives.Load().SVID, d.mandates[r.Mandate].effective.Expires.Sub(now))
-	g := grant{id: r.ID, serial: newSerial(now, d.epoch), now: now, life: life}
+	g := grant{id: r.ID, serial: newSerial(now, d.ends.epoch), now: now, life: life}
 	key, err := keyDigest(pub)
 	if err != nil {
 		return nil, err

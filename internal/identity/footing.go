@@ -2,6 +2,7 @@ package identity
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -21,7 +22,9 @@ type footing struct {
 	jws       string              // what it was verified from
 	links     []ostiary.Mandate   // the chain as signed
 	record    MandateRecord       // what became of it
-	over      string              // why it is not in force whatever the time, for our log; "" if it may be
+	parent    *footing            // what it was derived from, nil if from nothing
+	over      string              // why it could not be in force when it was read, for our log; "" if it may be: see [directory.over]
+	held      atomic.Uint64       // the version of the directory in which its whole chain was last found in force
 	state     settling            // of settle
 }
 
@@ -108,8 +111,9 @@ func (d *directory) settleOne(f *footing, old *directory) {
 	case parent != nil && parent.Disabled:
 		f.over = "the agent above it is disabled"
 	default:
+		f.parent = parent
 		d.intersect(f, parent, old)
-		d.end(f, parent)
+		f.end()
 	}
 }
 
@@ -138,35 +142,14 @@ func sameChain(o, parent *footing) bool {
 	return parent == nil && len(o.links) == 1 || parent != nil && o.under == parent.digest && len(o.links) == len(parent.links)+1
 }
 
-// end notes whether the mandate itself has ended, or the right of somebody in
-// its chain to give or hold it. A later revocation has a higher epoch than the
-// mandate, whatever the clocks say. The agent under its present standing
-// mandate is judged by its credentials.
-func (d *directory) end(f, parent *footing) {
-	m := &f.link
-	standing := m.Kind == ostiary.StandingMandate
-	e, agentEnded := d.ended[m.Agent]
+// end notes whether the mandate had ended by itself when it was read.
+func (f *footing) end() {
 	switch {
 	case !f.record.Ended.IsZero():
 		f.over = "it was " + string(f.record.How)
-	case d.undone[m.ID]:
-		f.over = "it was revoked"
-	case m.Epoch < d.left[m.By].epoch || m.Epoch < d.left[m.Principal].epoch:
-		f.over = "the person it is from was revoked"
-	case !standing && agentEnded && m.Epoch < e.epoch:
-		f.over = "its agent was revoked"
-	case parent != nil && d.gone(parent):
-		f.over = "the agent above it was revoked"
-	case standing && parent != nil:
+	case f.link.Kind == ostiary.StandingMandate && f.parent != nil:
 		f.over = "a standing mandate is derived from none"
 	}
-}
-
-// gone reports whether the agent of a mandate was revoked since, or was and did
-// not enrol again.
-func (d *directory) gone(f *footing) bool {
-	e, ok := d.ended[f.link.Agent]
-	return ok && (f.link.Epoch < e.epoch || !f.Enrolled.After(e.at))
 }
 
 // stands returns what the agent stands on if it may act now: enrolled, not
@@ -186,8 +169,11 @@ func (d *directory) stands(now time.Time, id ostiary.AgentID, m ostiary.MandateI
 		m = g.Mandate
 	}
 	f, ok := d.mandates[m]
-	if !ok || f.over != "" || f.link.Agent != id {
+	if !ok || f.link.Agent != id || d.over(f) != "" {
 		return nil, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the mandate this agent acts under is revoked, completed or unknown")
+	}
+	if d.ends.sessions.has(m) {
+		return nil, ostiary.Errorf(ostiary.Denied, "session_ended", "the session of this agent under this mandate was revoked, for good")
 	}
 	if now.Before(f.effective.NotBefore) || !now.Before(f.effective.Expires) {
 		return nil, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the mandate this agent acts under is not in force now: a person must renew it, or enrol the agent again")

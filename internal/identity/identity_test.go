@@ -309,7 +309,7 @@ func TestTimes(t *testing.T) {
 
 func TestRevocation(t *testing.T) {
 	ctx := t.Context()
-	for _, kind := range []identity.RevocationKind{identity.RevokeAgent, identity.RevokeSerial, identity.RevokeKey, identity.RevokeMandate} {
+	for _, kind := range []identity.RevocationKind{identity.RevokeAgent, identity.RevokeSerial, identity.RevokeKey, identity.RevokeMandate, identity.RevokeSession} {
 		t.Run(string(kind), func(t *testing.T) {
 			b := open(t)
 			cert, other := b.enrol(t, "planner"), b.enrol(t, "other")
@@ -323,14 +323,19 @@ func TestRevocation(t *testing.T) {
 			}
 			name := map[identity.RevocationKind]string{
 				identity.RevokeAgent: string(s.Agent), identity.RevokeSerial: s.Serial,
-				identity.RevokeKey: s.Key.String(), identity.RevokeMandate: string(s.Mandate),
+				identity.RevokeKey: s.Key.String(), identity.RevokeMandate: string(s.Mandate), identity.RevokeSession: "session",
 			}[kind]
-			epoch, err := b.Revoke(ctx, identity.Revocation{Kind: kind, Subject: name, Reason: "test"})
+			r := identity.Revocation{Kind: kind, Subject: name, Reason: "test"}
+			if kind == identity.RevokeSession {
+				r.Mandate = s.Mandate
+			}
+			epoch, err := b.Revoke(ctx, r)
 			if err != nil || epoch != 1 || b.Epoch() != 1 {
 				t.Fatalf("epoch %d, %v", epoch, err)
 			}
 			want := ostiary.Unauthenticated
-			if kind == identity.RevokeMandate {
+			ofMandate := kind == identity.RevokeMandate || kind == identity.RevokeSession
+			if ofMandate {
 				want = ostiary.Denied
 			}
 			_, err = b.Authenticate(ctx, svid(cert))
@@ -339,11 +344,11 @@ func TestRevocation(t *testing.T) {
 			refusedAs(t, err, want)
 			_, _, err = b.Renew(ctx, s, csr(t, newKey(t), nil))
 			refusedAs(t, err, want)
-			if kind == identity.RevokeAgent || kind == identity.RevokeMandate {
+			if kind == identity.RevokeAgent || ofMandate {
 				_, err = b.Authenticate(ctx, ostiary.Credentials{Bearer: token, Audience: "aud", Encrypted: true})
 				refusedAs(t, err, want)
 				_, _, err = b.mint(ctx, s.Agent, "aud", 0)
-				refusedAs(t, err, ostiary.Denied, map[identity.RevocationKind]string{identity.RevokeAgent: "agent_revoked", identity.RevokeMandate: "mandate_ended"}[kind])
+				refusedAs(t, err, ostiary.Denied, map[identity.RevocationKind]string{identity.RevokeAgent: "agent_revoked", identity.RevokeMandate: "mandate_ended", identity.RevokeSession: "session_ended"}[kind])
 			}
 			if _, err := b.Authenticate(ctx, svid(other)); err != nil {
 				t.Fatalf("another agent is refused too: %v", err)
@@ -353,14 +358,15 @@ func TestRevocation(t *testing.T) {
 				t.Fatalf("not even a new enrolment helps: %v", err)
 			}
 			_, err = b.Authenticate(ctx, svid(cert))
-			if kind != identity.RevokeMandate { // the SVID names no mandate: it stands on the agent's present one
+			if !ofMandate { // the SVID names no mandate: it stands on the agent's present one
 				refusedAs(t, err, ostiary.Unauthenticated)
 			}
 		})
 	}
 	t.Run("of nothing known", func(t *testing.T) {
 		b := open(t)
-		for _, r := range []identity.Revocation{{}, {Kind: "all", Subject: "x"}, {Kind: identity.RevokeAgent, Subject: "planner"}, {Kind: identity.RevokeSerial, Subject: "12"}, {Kind: identity.RevokeKey, Subject: ""}} {
+		for _, r := range []identity.Revocation{{}, {Kind: "all", Subject: "x"}, {Kind: identity.RevokeAgent, Subject: "planner"}, {Kind: identity.RevokeSerial, Subject: "12"}, {Kind: identity.RevokeKey, Subject: ""},
+			{Kind: identity.RevokeSession, Subject: "x"}, {Kind: identity.RevokeSession, Subject: "x", Mandate: identity.GatewayMandate}} {
 			_, err := b.Revoke(ctx, r)
 			refusedAs(t, err, ostiary.Malformed)
 		}
@@ -512,7 +518,7 @@ func TestFaults(t *testing.T) {
 					t.Fatalf("enrolled: %v", err)
 				}
 				_, err = b.Revoke(ctx, identity.Revocation{Kind: identity.RevokeAgent, Subject: "spiffe://test.example/agent/planner"})
-				if touches := op != "redeem" && op != "create"; touches != (err != nil) {
+				if touches := op == "revoke" || op == "revocations"; touches != (err != nil) {
 					t.Fatalf("revoked: %v", err)
 				}
 				secret, _, err := b.MintJoinToken(ctx, identity.JoinToken{Agent: "spiffe://test.example/agent/x", Principal: "person:x"}, 0)

@@ -98,7 +98,7 @@ func (d *directory) mayHold(id ostiary.AgentID) (*agent, error) {
 	case g.Disabled:
 		return nil, ostiary.Errorf(ostiary.Denied, "agent_disabled", "the agent is disabled").At("agent")
 	}
-	if e, ended := d.ended[id]; ended && !g.Enrolled.After(e.at) {
+	if e, ended := d.ends.agents.get(id); ended && !g.Enrolled.After(e.at) {
 		return nil, ostiary.Errorf(ostiary.Denied, "agent_revoked", "the agent was revoked: enrol it again").At("agent")
 	}
 	return g, nil
@@ -217,7 +217,7 @@ func scoped(m, parent *ostiary.Mandate, s ostiary.Subject) error {
 // children counts the mandates in force that an agent derived.
 func (d *directory) children(id ostiary.AgentID) (n int) {
 	for _, f := range d.mandates {
-		if p := d.mandates[f.link.Parent]; p != nil && p.link.Agent == id && f.over == "" {
+		if p := d.mandates[f.link.Parent]; p != nil && p.link.Agent == id && d.over(f) == "" {
 			n++
 		}
 	}
@@ -278,7 +278,7 @@ func (a *Authority) narrower(m, parent *ostiary.Mandate) error {
 func (a *Authority) give(ctx context.Context, what, by string, m ostiary.Mandate, parent *footing) (ostiary.Mandate, error) {
 	none := ostiary.Mandate{}
 	d, now := a.dir.Load(), a.clock.Now()
-	m.ID, m.Epoch, m.Links, m.Within = newMandateID(), d.epoch, nil, nil
+	m.ID, m.Epoch, m.Links, m.Within = newMandateID(), d.ends.epoch, nil, nil
 	m.Issued, m.NotBefore, m.Expires = now.Truncate(time.Second), m.NotBefore.UTC().Truncate(time.Second), m.Expires.UTC().Truncate(time.Second)
 	under := ostiary.Digest{}
 	if parent != nil {
@@ -301,7 +301,7 @@ func (a *Authority) give(ctx context.Context, what, by string, m ostiary.Mandate
 	if err := a.Refresh(ctx); err != nil {
 		return none, fmt.Errorf("reading the registry after a mandate was given: %w", err)
 	}
-	if f := a.dir.Load().mandate(m.ID); f == nil || f.over != "" { // its right to be ended meanwhile
+	if d := a.dir.Load(); d.mandate(m.ID) == nil || d.over(d.mandate(m.ID)) != "" { // its right to be ended meanwhile
 		return none, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the right to give this mandate ended meanwhile")
 	}
 	return m, nil
@@ -341,7 +341,7 @@ func (a *Authority) EndMandate(ctx context.Context, by string, id ostiary.Mandat
 	if _, err := a.registry.EndMandate(ctx, MandateEnd{ID: id, How: how, By: by, Why: reason, At: a.clock.Now()}); err != nil {
 		return fmt.Errorf("storing the end of the mandate: %w", err)
 	}
-	return a.Refresh(ctx)
+	return a.CatchUp(ctx, id)
 }
 
 // maxReason bounds why something ended, in bytes: a few sentences.
@@ -382,7 +382,7 @@ func (a *Authority) RenewMandate(ctx context.Context, by ostiary.PrincipalID, id
 		return ostiary.Mandate{}, err
 	}
 	f := d.mandate(g.Mandate)
-	if f == nil || f.over != "" { // also with the person it is from: a new one is somebody's decision
+	if f == nil || d.over(f) != "" { // also with the person it is from: a new one is somebody's decision
 		return ostiary.Mandate{}, ostiary.Errorf(ostiary.Denied, "mandate_ended", "the agent's standing mandate was ended, or the person it is from was revoked: give it another")
 	}
 	if !isPrincipal(by) {
@@ -478,7 +478,7 @@ func (a *Authority) chainOf(ctx context.Context, d *directory, r MandateRecord) 
 			return chain, nil
 		}
 		var err error
-		if p := d.mandate(f.link.Parent); p != nil {
+		if p := d.mandate(f.link.Parent); p != nil && !d.gone.has(f.link.Parent) {
 			r = p.record
 		} else if r, err = a.stored(ctx, f.link.Parent); err != nil {
 			return nil, err
@@ -498,7 +498,7 @@ func (d *directory) stateOf(chain []*footing, now time.Time) (state string, with
 			return state, with
 		}
 	}
-	if known := d.mandate(last.link.ID); known != nil && known.over != "" {
+	if known := d.mandate(last.link.ID); known != nil && d.over(known) != "" {
 		return "revoked", ""
 	}
 	return state, ""
@@ -506,11 +506,11 @@ func (d *directory) stateOf(chain []*footing, now time.Time) (state string, with
 
 func (d *directory) linkState(f *footing, now time.Time, last bool) string {
 	m := &f.link
-	e, agentEnded := d.ended[m.Agent]
+	e, agentEnded := d.ends.agents.get(m.Agent)
 	switch {
 	case !f.record.Ended.IsZero():
 		return string(f.record.How)
-	case d.undone[m.ID] || m.Epoch < d.left[m.By].epoch || m.Epoch < d.left[m.Principal].epoch || agentEnded && m.Epoch < e.epoch && (!last || m.Kind != ostiary.StandingMandate || d.agents[m.Agent] == nil || !d.agents[m.Agent].Enrolled.After(e.at)):
+	case d.ends.mandates.has(m.ID) || m.Epoch < d.leftAt(m.By) || m.Epoch < d.leftAt(m.Principal) || agentEnded && m.Epoch < e.epoch && (!last || m.Kind != ostiary.StandingMandate || d.agents[m.Agent] == nil || !d.agents[m.Agent].Enrolled.After(e.at)):
 		return "revoked"
 	case !now.Before(m.Expires):
 		return "expired"

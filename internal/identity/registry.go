@@ -43,6 +43,7 @@ const (
 	RevokeSerial  RevocationKind = "serial"  // one certificate or token
 	RevokeKey     RevocationKind = "key"     // a public key, by its digest
 	RevokeMandate RevocationKind = "mandate" // a mandate and every credential under it
+	RevokeSession RevocationKind = "session" // what an agent does in one session, for good: the one of Mandate, whose links above and below stand
 	RevokePerson  RevocationKind = "person"  // every mandate a principal gave, or that is on their authority, until then
 )
 
@@ -51,6 +52,7 @@ type Revocation struct {
 	Epoch   uint64
 	Kind    RevocationKind
 	Subject string
+	Mandate ostiary.MandateID // the one a session is under; "" for other kinds
 	At      time.Time
 	Reason  string
 }
@@ -95,8 +97,14 @@ type Registry interface {
 	// Revoke raises the epoch by one and stores what it ends. The epoch
 	// never falls.
 	Revoke(ctx context.Context, r Revocation) (epoch uint64, err error)
-	Revocations(ctx context.Context) (epoch uint64, all []Revocation, err error)
+	// Revocations returns the epoch, and the revocations after another one in
+	// order: the first [RevocationsRead] of them, as of the same moment.
+	Revocations(ctx context.Context, after uint64) (epoch uint64, next []Revocation, err error)
 }
+
+// RevocationsRead is how many revocations are read at once: whoever gets as
+// many asks again.
+const RevocationsRead = 2000
 
 // MandateRecord is a mandate as stored: its signed form is the truth, what
 // became of it stands beside.

@@ -77,7 +77,7 @@ func (g *gateway) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	a := g.authority
 	chain, err := a.ca.sign(grant{
-		id: a.self.Agent, names: g.names, ips: g.ips, serial: newSerial(now, a.dir.Load().epoch), now: now, life: a.lives.Load().SVID,
+		id: a.self.Agent, names: g.names, ips: g.ips, serial: newSerial(now, a.dir.Load().ends.epoch), now: now, life: a.lives.Load().SVID,
 	}, g.key.Public())
 	if err != nil {
 		return nil, err

@@ -326,10 +326,10 @@ func (a *Authority) MintToken(ctx context.Context, r TokenRequest) (Token, error
 	if err != nil {
 		return Token{}, err
 	}
-	if e, ok := d.ended[r.Agent]; ok && !g.Enrolled.After(e.at) {
+	if e, ok := d.ends.agents.get(r.Agent); ok && !g.Enrolled.After(e.at) {
 		return Token{}, ostiary.Errorf(ostiary.Denied, "agent_revoked", "the agent was revoked: enrol it again").At("agent")
 	}
-	s := newSerial(now, d.epoch)
+	s := newSerial(now, d.ends.epoch)
 	end := now.Add(r.Life)
 	for _, most := range []time.Time{f.effective.Expires, r.Until} {
 		if !most.IsZero() && end.After(most) {
@@ -421,7 +421,7 @@ func (a *Authority) ReadToken(text string) (ReadToken, error) {
 	}
 	s := ostiary.Subject{
 		Agent: t.agent, Principal: g.Principal, Chain: g.chain, Mandate: t.mandate, Client: t.client, Scopes: t.scopes,
-		Via: ostiary.ViaToken, Serial: t.id, Issued: t.issued, Expires: t.expires, Epoch: d.epoch,
+		Via: ostiary.ViaToken, Serial: t.id, Issued: t.issued, Expires: t.expires, Epoch: d.ends.epoch,
 	}
 	return ReadToken{Subject: s, Audience: t.audience, Thumbprint: t.jkt, Certificate: t.x5t}, nil
 }

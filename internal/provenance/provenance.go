@@ -144,6 +144,12 @@ func (s *Sessions) Open(ctx context.Context, o Owner) (State, error) {
 	return found.state(), nil
 }
 
+// Owner returns whose session one is; NotFound if there is none.
+func (s *Sessions) Owner(ctx context.Context, id ostiary.SessionID) (Owner, error) {
+	r, err := s.store.Session(ctx, id)
+	return Owner{r.Agent, r.Principal, r.Mandate, r.Root}, err
+}
+
 // learn adds what was read from the store. It takes nothing away: a taint may
 // have been stored here since the store was asked.
 func (x *kin) learn(taint []string, own string) {

@@ -60,6 +60,15 @@ func (d *disk) TaintSession(_ context.Context, id ostiary.SessionID, source stri
 	return d.fail
 }
 
+func (d *disk) Session(_ context.Context, id ostiary.SessionID) (SessionRecord, error) {
+	for _, r := range d.sessions {
+		if r.ID == id {
+			return *r, d.unread
+		}
+	}
+	return SessionRecord{}, errors.New("there is none")
+}
+
 // ofKin is what sessions of one root have read.
 func (d *disk) ofKin(root ostiary.MandateID) (all []string) {
 	for _, r := range d.sessions {
@@ -174,6 +183,23 @@ func TestKinShareTaint(t *testing.T) {
 	}
 	if got := openAs(t, NewSessions(d, time.Now), grandchild).Taint; len(got) != 3 {
 		t.Errorf("after a restart the taint is %q", got)
+	}
+}
+
+// Whose a session is can be asked by its name.
+func TestOwner(t *testing.T) {
+	d := newDisk()
+	s := NewSessions(d, time.Now)
+	id := openAs(t, s, grandchild).Session.ID
+	if o, err := s.Owner(t.Context(), id); err != nil || o != grandchild {
+		t.Errorf("%+v %v", o, err)
+	}
+	if _, err := s.Owner(t.Context(), "none"); err == nil {
+		t.Error("a session that does not exist has an owner")
+	}
+	d.unread = errors.New("disk")
+	if _, err := s.Owner(t.Context(), id); err == nil {
+		t.Error("the owner of a session that could not be read")
 	}
 }
 

@@ -34,6 +34,9 @@ type SessionStore interface {
 	// what tainted any session of the same Root, and stores fresh as a new one
 	// only if there is none. It is Malformed without a Root.
 	OpenSession(ctx context.Context, fresh SessionRecord) (SessionRecord, error)
+	// Session returns a session with what tainted it and its kin; NotFound if
+	// there is none.
+	Session(ctx context.Context, id ostiary.SessionID) (SessionRecord, error)
 	// TaintSession adds a source to a session's taint; adding it again
 	// changes nothing.
 	TaintSession(ctx context.Context, id ostiary.SessionID, source string) error

@@ -199,7 +199,7 @@ func (m *Memory) Revoke(ctx context.Context, r identity.Revocation) (uint64, err
 	}
 	defer leave()
 	r.Epoch, r.At = m.epoch+1, instant(stamp(r.At))
-	err = m.commit(NewRequest(), "revocation", r.Subject, map[string]any{"epoch": r.Epoch, "kind": r.Kind, "at": r.At, "reason": r.Reason},
+	err = m.commit(NewRequest(), "revocation", r.Subject, revocationBody(&r),
 		func() { m.epoch, m.revocations = r.Epoch, append(m.revocations, r) })
 	if err != nil {
 		return 0, err
@@ -207,13 +207,15 @@ func (m *Memory) Revoke(ctx context.Context, r identity.Revocation) (uint64, err
 	return r.Epoch, nil
 }
 
-func (m *Memory) Revocations(ctx context.Context) (uint64, []identity.Revocation, error) {
+func (m *Memory) Revocations(ctx context.Context, after uint64) (uint64, []identity.Revocation, error) {
 	leave, err := m.enter(ctx)
 	if err != nil {
 		return 0, nil, err
 	}
 	defer leave()
-	return m.epoch, slices.Clone(m.revocations), nil
+	first, _ := slices.BinarySearchFunc(m.revocations, after+1, func(r identity.Revocation, epoch uint64) int { return cmp.Compare(r.Epoch, epoch) })
+	next := m.revocations[first:]
+	return m.epoch, slices.Clone(next[:min(len(next), identity.RevocationsRead)]), nil
 }
 
 func (m *Memory) Pins(ctx context.Context) ([]catalog.PinRecord, error) {
@@ -353,6 +355,18 @@ func (m *Memory) SessionTaint(ctx context.Context, id ostiary.SessionID) ([]stri
 		return m.withKin(s).Taint, nil
 	}
 	return nil, nil
+}
+
+func (m *Memory) Session(ctx context.Context, id ostiary.SessionID) (provenance.SessionRecord, error) {
+	leave, err := m.enter(ctx)
+	if err != nil {
+		return provenance.SessionRecord{}, err
+	}
+	defer leave()
+	if s := m.byID[id]; s != nil {
+		return m.withKin(s), nil
+	}
+	return provenance.SessionRecord{}, errNone("session")
 }
 
 func (m *Memory) TaintSession(ctx context.Context, id ostiary.SessionID, source string) error {

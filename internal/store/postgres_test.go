@@ -178,7 +178,7 @@ func TestPostgresEnds(t *testing.T) {
 	}
 	check := func() {
 		t.Helper()
-		epoch, all, err := s.Revocations(ctx)
+		epoch, all, err := s.Revocations(ctx, 0)
 		rev, err2 := s.Revision(ctx)
 		if err != nil || err2 != nil || epoch < acked || uint64(len(all)) != epoch || rev != epoch {
 			t.Fatalf("acknowledged %d; found epoch %d, %d revocations, revision %d, %v %v", acked, epoch, len(all), rev, err, err2)
@@ -325,7 +325,7 @@ func TestPostgresNotice(t *testing.T) {
 		}
 		standby(t, "")
 	})
-	if epoch, _, err := s.Revocations(ctx); err != nil || epoch != written {
+	if epoch, _, err := s.Revocations(ctx, 0); err != nil || epoch != written {
 		t.Fatal(epoch, written, err)
 	}
 }
@@ -431,7 +431,7 @@ func TestPostgresKilled(t *testing.T) {
 		} else {
 			highest = epoch
 		}
-		epoch, all, err := s.Revocations(t.Context())
+		epoch, all, err := s.Revocations(t.Context(), 0)
 		rev, err2 := s.Revision(t.Context())
 		if err != nil || err2 != nil || uint64(len(all)) != epoch || rev != epoch || epoch != highest {
 			t.Fatalf("highest %d; found epoch %d, %d revocations, revision %d, %v %v", highest, epoch, len(all), rev, err, err2)

@@ -125,7 +125,7 @@ func (s *SQL) Agents(ctx context.Context) ([]identity.AgentRecord, error) {
 }
 
 func (s *SQL) Revoke(ctx context.Context, r identity.Revocation) (uint64, error) {
-	if err := checkText("revocation", string(r.Kind), r.Subject, r.Reason); err != nil {
+	if err := checkText("revocation", string(r.Kind), r.Subject, string(r.Mandate), r.Reason); err != nil {
 		return 0, err
 	}
 	return write(ctx, s.engine, func(x *txn) (uint64, error) {
@@ -133,32 +133,38 @@ func (s *SQL) Revoke(ctx context.Context, r identity.Revocation) (uint64, error)
 		if _, err := x.get("UPDATE head SET epoch = epoch + 1 WHERE id = 1 RETURNING epoch", nil, []any{&epoch}); err != nil {
 			return 0, err
 		}
-		_, err := x.exec("INSERT INTO revocation (epoch, kind, subject, revoked, reason) VALUES (?, ?, ?, ?, ?)", epoch, string(r.Kind), r.Subject, stamp(r.At), r.Reason)
+		_, err := x.exec("INSERT INTO revocation (epoch, kind, subject, mandate, revoked, reason) VALUES (?, ?, ?, ?, ?, ?)", epoch, string(r.Kind), r.Subject, string(r.Mandate), stamp(r.At), r.Reason)
 		if err != nil {
 			return 0, err
 		}
-		_, err = x.change("revocation", r.Subject, map[string]any{"epoch": epoch, "kind": r.Kind, "at": r.At, "reason": r.Reason})
-		return uint64(epoch), err
+		r.Epoch = uint64(epoch)
+		_, err = x.change("revocation", r.Subject, revocationBody(&r))
+		return r.Epoch, err
 	})
+}
+
+func revocationBody(r *identity.Revocation) any {
+	return map[string]any{"epoch": r.Epoch, "kind": r.Kind, "mandate": r.Mandate, "at": r.At, "reason": r.Reason}
 }
 
 // Revocations reads the epoch with them, in one read: ended mandates raise it
 // too, and have no row here.
-func (s *SQL) Revocations(ctx context.Context) (epoch uint64, all []identity.Revocation, err error) {
+func (s *SQL) Revocations(ctx context.Context, after uint64) (epoch uint64, next []identity.Revocation, err error) {
 	_, err = rows(ctx, s.engine, func(r *sql.Rows) (none, error) {
 		var v identity.Revocation
 		var n, at sql.NullInt64
-		var kind, subject, reason sql.NullString
-		if err := r.Scan(&epoch, &n, &kind, &subject, &at, &reason); err != nil {
+		var kind, subject, mandate, reason sql.NullString
+		if err := r.Scan(&epoch, &n, &kind, &subject, &mandate, &at, &reason); err != nil {
 			return none{}, err
 		}
 		if n.Valid {
-			v = identity.Revocation{Epoch: uint64(n.Int64), Kind: identity.RevocationKind(kind.String), Subject: subject.String, At: instant(at.Int64), Reason: reason.String}
-			all = append(all, v)
+			v = identity.Revocation{Epoch: uint64(n.Int64), Kind: identity.RevocationKind(kind.String), Subject: subject.String, Mandate: ostiary.MandateID(mandate.String), At: instant(at.Int64), Reason: reason.String}
+			next = append(next, v)
 		}
 		return none{}, nil
-	}, `SELECT h.epoch, r.epoch, r.kind, r.subject, r.revoked, r.reason FROM head h LEFT JOIN revocation r ON 1 = 1 WHERE h.id = 1 ORDER BY r.epoch`)
-	return epoch, all, err
+	}, `SELECT h.epoch, r.epoch, r.kind, r.subject, r.mandate, r.revoked, r.reason FROM head h LEFT JOIN revocation r ON r.epoch > ? WHERE h.id = 1 ORDER BY r.epoch LIMIT ?`,
+		int64(after), identity.RevocationsRead)
+	return epoch, next, err
 }
 
 func (s *SQL) Pins(ctx context.Context) ([]catalog.PinRecord, error) {
@@ -270,7 +276,7 @@ func (s *SQL) OpenSession(ctx context.Context, fresh provenance.SessionRecord) (
 				return fresh, err
 			}
 		}
-		r, err := session(x, fresh)
+		r, err := sessionOf(x, fresh)
 		if err != nil || n == 0 {
 			return r, err
 		}
@@ -279,8 +285,8 @@ func (s *SQL) OpenSession(ctx context.Context, fresh provenance.SessionRecord) (
 	})
 }
 
-// session reads the session of an agent, principal and mandate.
-func session(x *txn, of provenance.SessionRecord) (r provenance.SessionRecord, err error) {
+// sessionOf reads the session of an agent, principal and mandate.
+func sessionOf(x *txn, of provenance.SessionRecord) (r provenance.SessionRecord, err error) {
 	var started int64
 	found, err := x.get("SELECT id, agent, principal, mandate, root, started FROM agent_session WHERE agent = ? AND principal = ? AND mandate = ?",
 		[]any{string(of.Agent), string(of.Principal), string(of.Mandate)}, []any{&r.ID, &r.Agent, &r.Principal, &r.Mandate, &r.Root, &started})
@@ -304,6 +310,21 @@ func session(x *txn, of provenance.SessionRecord) (r provenance.SessionRecord, e
 		r.Taint = append(r.Taint, source)
 	}
 	return r, rs.Err()
+}
+
+func (s *SQL) Session(ctx context.Context, id ostiary.SessionID) (r provenance.SessionRecord, err error) {
+	var started int64
+	found, err := s.row(ctx, "SELECT id, agent, principal, mandate, root, started FROM agent_session WHERE id = ?", []any{string(id)},
+		[]any{&r.ID, &r.Agent, &r.Principal, &r.Mandate, &r.Root, &started})
+	if err == nil && !found {
+		err = errNone("session")
+	}
+	if err != nil {
+		return r, err
+	}
+	r.Started = instant(started)
+	r.Taint, err = s.SessionTaint(ctx, id)
+	return r, err
 }
 
 func (s *SQL) SessionTaint(ctx context.Context, id ostiary.SessionID) ([]string, error) {

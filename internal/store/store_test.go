@@ -256,7 +256,7 @@ func TestKilled(t *testing.T) {
 		}
 		cmd.Wait()
 		s := openFile(t, path)
-		epoch, all, err := s.Revocations(t.Context())
+		epoch, all, err := s.Revocations(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,8 +19,6 @@ var notYet = map[string]string{
 	"K05": "budgets are not enforced", "K06": "budgets are not enforced", "K07": "budgets are not enforced",
 
 	"L03": "the control side is inside each gateway, so it cannot be away from it",
-	"L04": "nothing is pushed: a gateway reads the whole control state, by its gap-free revision",
-	"L06": "a hundred thousand revocations in a minute is a figure, not measured yet",
 
 	"M08": "nothing is exported: whoever wants the log copies its files, and tells by them how far they go",
 

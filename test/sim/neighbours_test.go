@@ -219,6 +219,10 @@ func (s controlStore) Revision(ctx context.Context) (epoch, revision uint64, err
 // sessionStore is the store as the sessions see it.
 type sessionStore struct{ l *life }
 
+func (s sessionStore) Session(ctx context.Context, id ostiary.SessionID) (provenance.SessionRecord, error) {
+	return s.l.w.store.Session(ctx, id)
+}
+
 func (s sessionStore) OpenSession(ctx context.Context, fresh provenance.SessionRecord) (provenance.SessionRecord, error) {
 	return s.l.w.store.OpenSession(ctx, fresh)
 }

@@ -36,6 +36,13 @@ func background(ts *testscript.TestScript, neg bool, args []string) {
 	st.others = append(st.others, startTo(ts, f, args[1], args[2:]...))
 }
 
+// signalOthers sends a signal to every background program.
+func signalOthers(ts *testscript.TestScript, s syscall.Signal) {
+	for _, p := range ts.Value(stateKey{}).(*state).others {
+		ts.Check(p.cmd.Process.Signal(s))
+	}
+}
+
 // halt stops every background program as Ctrl-C would.
 func halt(ts *testscript.TestScript, neg bool, args []string) {
 	st := ts.Value(stateKey{}).(*state)

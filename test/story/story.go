@@ -18,6 +18,7 @@
 //	ports NAME...      set $NAME to a free loopback port each
 //	background FILE PROGRAM ARG...  run a program meanwhile, its output in the file; halt stops all of them in an orderly way
 //	await TEXT FILE    wait until the file holds the text; "gateway" is the running gateway's own log
+//	freeze, thaw       stop and continue every background program, as a machine that is suspended
 //	kill-pid FILE      SIGKILL the process whose id is in the file's first line; alive FILE: fail unless it runs
 //	hammer TOKEN URL TOOL ARGUMENTS  call without a pause until hammer-stop, whatever the answers are
 //	killings FILE TOKEN AGENT  kill and start the gateway again and again while calls go on arriving in FILE, OSTIARY_KILLS times
@@ -133,6 +134,8 @@ func Run(t *testing.T, dir string, more map[string]func(*testscript.TestScript, 
 			"canary":       canary,
 			"background":   background,
 			"halt":         halt,
+			"freeze":       func(ts *testscript.TestScript, _ bool, _ []string) { signalOthers(ts, syscall.SIGSTOP) },
+			"thaw":         func(ts *testscript.TestScript, _ bool, _ []string) { signalOthers(ts, syscall.SIGCONT) },
 			"await":        await,
 			"kill-pid":     killPID,
 			"alive":        alive,

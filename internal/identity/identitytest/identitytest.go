@@ -224,8 +224,16 @@ func (r *Registry) Revoke(_ context.Context, v identity.Revocation) (epoch uint6
 }
 
 // Revocations implements identity.Registry.
-func (r *Registry) Revocations(context.Context) (epoch uint64, out []identity.Revocation, err error) {
-	err = r.do("revocations", func() error { epoch, out = r.epoch, slices.Clone(r.ended); return nil })
+func (r *Registry) Revocations(_ context.Context, after uint64) (epoch uint64, out []identity.Revocation, err error) {
+	err = r.do("revocations", func() error {
+		epoch = r.epoch
+		for _, v := range r.ended {
+			if v.Epoch > after && len(out) < identity.RevocationsRead {
+				out = append(out, v)
+			}
+		}
+		return nil
+	})
 	return epoch, out, err
 }
 

@@ -87,7 +87,7 @@ func mandateEnds(t *testing.T, e Engine) {
 	s, ctx := e.Open(t), t.Context()
 	epochs := func() uint64 {
 		t.Helper()
-		n, _, err := s.Revocations(ctx)
+		n, _, err := s.Revocations(ctx, 0)
 		must(t, err)
 		return n
 	}

@@ -192,7 +192,7 @@ func oneRedeems(t *testing.T, e Engine) {
 
 func revocations(t *testing.T, e Engine) {
 	s, ctx := e.Open(t), t.Context()
-	epoch, all, err := s.Revocations(ctx)
+	epoch, all, err := s.Revocations(ctx, 0)
 	must(t, err)
 	if epoch != 0 || len(all) != 0 {
 		t.Fatal(epoch, all)
@@ -202,14 +202,44 @@ func revocations(t *testing.T, e Engine) {
 			t.Fatalf("epoch %d", got)
 		}
 	}
-	epoch, all, err = s.Revocations(ctx)
+	epoch, all, err = s.Revocations(ctx, 0)
 	must(t, err)
 	if epoch != 3 {
 		t.Fatal(epoch)
 	}
 	same(t, all[1], identity.Revocation{Epoch: 2, Kind: identity.RevokeAgent, Subject: "spiffe://a/b", At: day, Reason: "lost"})
+	for after, want := range map[uint64]int{1: 2, 3: 0, 9: 0} {
+		epoch, next, err := s.Revocations(ctx, after)
+		must(t, err)
+		if epoch != 3 || len(next) != want || want > 0 && next[0].Epoch != after+1 {
+			t.Fatalf("after %d: epoch %d, %+v", after, epoch, next)
+		}
+	}
 	if cs := get[[]store.Change](t)(s.Changes(ctx, 2)); len(cs) != 1 || cs[0].Epoch != 3 || cs[0].Kind != "revocation" {
 		t.Fatalf("%+v", cs)
+	}
+	ended := identity.Revocation{Epoch: 4, Kind: identity.RevokeSession, Subject: "s", Mandate: "m", At: day, Reason: "enough"}
+	get[uint64](t)(s.Revoke(ctx, ended))
+	_, all, err = s.Revocations(ctx, 3)
+	must(t, err)
+	same(t, all, []identity.Revocation{ended})
+	const more = identity.RevocationsRead
+	if won := race(100, func(int) error {
+		for range more / 100 {
+			if _, err := s.Revoke(ctx, identity.Revocation{Kind: identity.RevokeKey, Subject: "k", At: day}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); won != 100 {
+		t.Fatal(won)
+	}
+	for after, want := range map[uint64]int{0: more, 2: more, more: 4} { // a page, and the rest
+		epoch, next, err := s.Revocations(ctx, after)
+		must(t, err)
+		if epoch != 4+more || len(next) != want || next[0].Epoch != after+1 || next[want-1].Epoch != after+uint64(want) {
+			t.Fatalf("after %d: epoch %d, %d revocations", after, epoch, len(next))
+		}
 	}
 }
 
@@ -319,6 +349,9 @@ func sessions(t *testing.T, e Engine) {
 	want(t, s.TaintSession(ctx, "nobody", "x"), ostiary.NotFound)
 	same(t, get[[]string](t)(s.SessionTaint(ctx, got.ID)), []string{"y", "z"})
 	same(t, get[[]string](t)(s.SessionTaint(ctx, "nobody")), []string(nil))
+	same(t, get[provenance.SessionRecord](t)(s.Session(ctx, got.ID)), got)
+	_, err = s.Session(ctx, "nobody")
+	want(t, err, ostiary.NotFound)
 
 	// Kin share what they read, before and after they were opened; others do not.
 	child, grandchild := session("child"), session("grandchild")
@@ -541,7 +574,7 @@ func faults(t *testing.T, e Engine) {
 				}
 				return err
 			},
-			done: func(ctx context.Context, s store.Store) bool { epoch, _, _ := s.Revocations(ctx); return epoch == 1 },
+			done: func(ctx context.Context, s store.Store) bool { epoch, _, _ := s.Revocations(ctx, 0); return epoch == 1 },
 		},
 		"pins": {
 			do: func(ctx context.Context, s store.Store) error {
@@ -721,7 +754,7 @@ func everything(t *testing.T, s store.Store) []any {
 	agents := get[[]identity.AgentRecord](t)(s.Agents(ctx))
 	mandates := get[[]identity.MandateRecord](t)(s.Mandates(ctx, day))
 	ps := get[[]catalog.PinRecord](t)(s.Pins(ctx))
-	epoch, revoked, err := s.Revocations(ctx)
+	epoch, revoked, err := s.Revocations(ctx, 0)
 	must(t, err)
 	sess := get[provenance.SessionRecord](t)(s.OpenSession(ctx, session("none")))
 	writer := get[uint64](t)(s.OpenLog(ctx, "log", "key"))
