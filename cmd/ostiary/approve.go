@@ -102,6 +102,9 @@ func (e *env) tellHeld(w io.Writer, h *control.Held) error {
 	for _, f := range h.Fields {
 		line("  "+f.Kind, "%s = %s  (%s)", f.Pointer, f.Text, strings.Join(f.Sources, ", "))
 	}
+	for _, o := range h.Origins {
+		line("came from", "%s", o.Text)
+	}
 	for _, r := range h.Reasons {
 		line("because", "%s%s", r.Policy, orNothing(": ", r.Text))
 	}

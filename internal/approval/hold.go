@@ -32,6 +32,7 @@ type Hold struct {
 	By       ostiary.PrincipalID // who gave the mandate
 	May      []string            // the mandate's approvers
 	Labels   map[string]ostiary.Label
+	Origins  []ostiary.Origin // of what came neither from the task nor from the agent
 	Taint    []string
 	Findings []ostiary.Finding
 	Risk     ostiary.Risk
@@ -79,6 +80,7 @@ type body struct {
 	By       ostiary.PrincipalID      `json:"by,omitempty"`
 	May      []string                 `json:"may,omitempty"`
 	Labels   map[string]ostiary.Label `json:"labels,omitempty"`
+	Origins  []ostiary.Origin         `json:"origins,omitempty"`
 	Taint    []string                 `json:"taint,omitempty"`
 	Findings []ostiary.Finding        `json:"findings,omitempty"`
 	Risk     ostiary.Risk             `json:"risk"`
@@ -119,7 +121,7 @@ func (a *Approvals) newHold(r *ostiary.Request, d *ostiary.Decision) (*Hold, err
 	h := &Hold{
 		ID: newHoldID(), State: ostiary.HoldPending, Gateway: a.o.Gateway, Call: deferred.Call{Subject: r.Subject, Action: r.Action},
 		Reasons: d.Reasons, Resource: r.Resource, Purpose: r.Context.Mandate.Purpose, Task: r.Context.Mandate.Task, By: r.Context.Mandate.By,
-		May: r.Context.Mandate.Approvers, Labels: r.Context.Labels, Taint: r.Context.Taint, Findings: r.Context.Findings, Risk: r.Context.Risk,
+		May: r.Context.Mandate.Approvers, Labels: r.Context.Labels, Origins: r.Context.Provenance.Origins, Taint: r.Context.Taint, Findings: r.Context.Findings, Risk: r.Context.Risk,
 		Snapshot: d.Snapshot, Created: now, Expires: now.Add(a.o.Rules.Life),
 	}
 	if end := r.Context.Mandate.Expires; h.Expires.After(end) { // what is consented to later could not be carried out
@@ -232,7 +234,7 @@ func (a *Approvals) row(h *Hold) (Row, error) {
 	}
 	plain, err := json.Marshal(body{
 		Call: call, Original: h.Original, Salt: h.Question.Salt[:], Asked: h.Question.Asked.String(), Session: h.Question.Session, Policy: h.Question.Policy.String(), Facts: facts,
-		Reasons: h.Reasons, Resource: h.Resource, Purpose: h.Purpose, Task: h.Task, By: h.By, May: h.May, Labels: h.Labels, Taint: h.Taint,
+		Reasons: h.Reasons, Resource: h.Resource, Purpose: h.Purpose, Task: h.Task, By: h.By, May: h.May, Labels: h.Labels, Origins: h.Origins, Taint: h.Taint,
 		Findings: h.Findings, Risk: h.Risk, Snapshot: h.Snapshot, Ended: h.Ended,
 	})
 	if err != nil {
@@ -269,7 +271,7 @@ func (a *Approvals) open(r *Row) (*Hold, error) {
 	}
 	h := &Hold{
 		ID: r.ID, State: r.State, Gateway: r.Gateway, Original: b.Original, Reasons: b.Reasons, Resource: b.Resource, Purpose: b.Purpose, Task: b.Task,
-		By: b.By, May: b.May, Labels: b.Labels, Taint: b.Taint, Findings: b.Findings, Risk: b.Risk, Snapshot: b.Snapshot, Created: r.Created,
+		By: b.By, May: b.May, Labels: b.Labels, Origins: b.Origins, Taint: b.Taint, Findings: b.Findings, Risk: b.Risk, Snapshot: b.Snapshot, Created: r.Created,
 		Expires: r.Expires, Intent: r.Intent, Ended: b.Ended, Revision: r.Revision,
 	}
 	if h.Call, err = deferred.Unmarshal(b.Call); err != nil {

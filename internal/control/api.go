@@ -262,6 +262,7 @@ type Entry struct {
 	Principal   string    `json:"principal,omitempty"`
 	Mandate     string    `json:"mandate,omitempty"`
 	Session     string    `json:"session,omitempty"`
+	Approval    string    `json:"approval,omitempty"` // the held action it became, spends, or is a vote on
 	Action      string    `json:"action,omitempty"`
 	Server      string    `json:"server,omitempty"`
 	Decision    string    `json:"decision,omitempty"` // "permit", "deny"
@@ -303,7 +304,7 @@ type Story struct {
 func entryOf(origin string, ref ostiary.EntryRef, e *ostiary.Entry) Entry {
 	out := Entry{
 		Ref: ref.String(), Log: origin, ID: e.ID.String(), Time: e.Time.UTC(), Kind: e.Kind.String(),
-		Agent: string(e.Agent), Principal: string(e.Principal), Mandate: string(e.Mandate), Session: string(e.Session),
+		Agent: string(e.Agent), Principal: string(e.Principal), Mandate: string(e.Mandate), Session: string(e.Session), Approval: string(e.Approval),
 		Action: e.Action, Server: e.Server, Code: e.Code, Policies: e.Reasons, Obligations: e.Obligations,
 		Answers: e.Answers.String(), Parent: e.Parent.String(), Snapshot: e.Snapshot, Pin: e.Pin.String(), Asked: e.Asked.String(),
 	}

@@ -43,6 +43,7 @@ type Held struct {
 	Arguments string        `json:"arguments"`       // exactly the bytes that would be sent
 	Asked     string        `json:"asked,omitempty"` // exactly what the agent asked for, if people narrowed it
 	Fields    []HeldField   `json:"fields"`
+	Origins   []HeldOrigin  `json:"origins"`
 	Needs     []HeldNeed    `json:"needs"`
 	Reasons   []HeldReason  `json:"reasons"`
 	Votes     []HeldVote    `json:"votes"`
@@ -69,6 +70,15 @@ type HeldField struct {
 	Text    string   `json:"text"`  // a string decoded, everything else as it is written
 	Lower   bool     `json:"lower"` // a narrowing may lower it
 	Sources []string `json:"sources"`
+}
+
+// HeldOrigin is where a value came from that is neither the task's nor the
+// agent's own.
+type HeldOrigin struct {
+	Pointer string `json:"pointer"`
+	Role    string `json:"role"`  // what it decides: "destination", "amount"
+	State   string `json:"state"` // "untrusted", "unclear", "field", "delegated", "own"
+	Text    string `json:"text"`  // the path, in words
 }
 
 // HeldNeed is one thing that is needed, and who may supply it now.
@@ -306,7 +316,7 @@ func (d *Desk) held(h *approval.Hold) Held {
 		ID: string(h.ID), State: h.State.String(), Gateway: h.Gateway, Created: h.Created, Expires: h.Expires, Agent: string(s.Agent), Principal: string(s.Principal),
 		Chain: texts(s.Chain), Mandate: string(s.Mandate), Purpose: h.Purpose, Task: h.Task, By: string(h.By), Session: string(h.Question.Session),
 		Action: act.Name, Server: act.Server, Zone: h.Resource.Zone, Trusted: h.Resource.Trusted, Tool: act.Tool, URI: act.URI, Pin: act.Pin.String(),
-		Arguments: string(act.Arguments.Bytes()), Asked: string(h.Original), Fields: []HeldField{}, Needs: []HeldNeed{}, Reasons: []HeldReason{}, Votes: []HeldVote{},
+		Arguments: string(act.Arguments.Bytes()), Asked: string(h.Original), Fields: []HeldField{}, Origins: []HeldOrigin{}, Needs: []HeldNeed{}, Reasons: []HeldReason{}, Votes: []HeldVote{},
 		Taint: texts(h.Taint), Findings: []HeldFinding{}, Risk: HeldRisk(h.Risk), Policy: h.Question.Policy.String(), Snapshot: h.Snapshot,
 		Question: h.Question.Digest().String(), Salt: hex.EncodeToString(h.Question.Salt[:]), Method: act.Method, Original: h.Question.Asked.String(),
 		Responses: string(act.Responses.Bytes()), FarState: act.State, Stateful: act.State != nil, Intent: h.Intent.String(),
@@ -315,6 +325,10 @@ func (d *Desk) held(h *approval.Hold) Held {
 		out.State = ostiary.HoldExpired.String()
 	}
 	out.Fields = fieldsOf(out.Fields, "", act.Arguments, h.Labels, nil)
+	for i := range h.Origins {
+		o := &h.Origins[i]
+		out.Origins = append(out.Origins, HeldOrigin{o.Argument, o.Role, o.State, o.String()})
+	}
 	waiting := d.Approvals.Waiting(h, now)
 	for _, n := range h.Needs {
 		out.Needs = append(out.Needs, HeldNeed{n.Fact, n.Kind.String(), n.Group, n.People, texts(waiting[n.Fact])})

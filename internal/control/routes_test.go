@@ -44,7 +44,7 @@ func TestReference(t *testing.T) {
 	}
 	forms := []any{Problem{}, PolicyProblem{}, Status{}, Key{}, ServerStatus{}, AgentRequest{}, Join{}, Agent{}, RevokeRequest{}, Revoked{},
 		ContainRequest{}, Containment{}, Breaker{}, Conduct{}, TokenRequest{}, Token{}, Tool{}, Difference{}, Holds{}, ToolRequest{}, Accepted{}, Published{}, Entry{}, Listing{}, Story{},
-		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}, Person{}, PersonRequest{}, PersonInvitation{}, People{}, Held{}, HeldField{}, HeldNeed{}, HeldReason{}, HeldVote{}, HeldFinding{}, HeldRisk{}, HeldEnding{}, HeldPreview{}, ChoiceRequest{}, VoteAsked{}, VoteRequest{}, PersonKeyRequest{}, PersonKey{}, approval.Edit{},
+		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}, Person{}, PersonRequest{}, PersonInvitation{}, People{}, Held{}, HeldField{}, HeldOrigin{}, HeldNeed{}, HeldReason{}, HeldVote{}, HeldFinding{}, HeldRisk{}, HeldEnding{}, HeldPreview{}, ChoiceRequest{}, VoteAsked{}, VoteRequest{}, PersonKeyRequest{}, PersonKey{}, approval.Edit{},
 		Mandate{}, MandateRequest{}, MandateEndRequest{}, MandateNameRequest{}, identity.Terms{}, identity.TermCeiling{}, identity.TermBudget{}, identity.TermMoney{}}
 	for _, f := range forms {
 		typ := reflect.TypeOf(f)
