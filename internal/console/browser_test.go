@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/people"
 	"github.com/ostiary/ostiary/test/browser"
 )
@@ -22,7 +23,11 @@ func (d *desk) open(name string, roles ...people.Role) *browser.Tab {
 	}
 	tab.Go(d.people.Link(secret))
 	tab.Click("#go")
-	tab.At("/mandates")
+	if len(roles) > 0 {
+		tab.At("/now")
+	} else {
+		tab.At("/mandates")
+	}
 	return tab
 }
 
@@ -162,4 +167,124 @@ func TestConsentInBrowser(t *testing.T) {
 	if len(d.ended) != 1 || d.ended[0] != "m1" {
 		t.Errorf("ended %v", d.ended)
 	}
+}
+
+// harmless fails if a text of the page that is open ran, or became more than a
+// text (O01, O02), or shows what a reader could not see (O03).
+func harmless(t *testing.T, tab *browser.Tab, path string) {
+	t.Helper()
+	tab.Until("document.readyState === 'complete'")
+	if title := tab.Value("document.title"); title == "owned" || !strings.HasSuffix(title, " · Ostiary") {
+		t.Errorf("%s: a text ran", path)
+	}
+	if n := tab.Value("document.querySelectorAll('main img, main script, main iframe, main object, main embed, main style, main base, main meta, main a[href^=javascript], main [srcdoc]').length"); n != "0" {
+		t.Errorf("%s: a text became %s elements", path, n)
+	}
+	if n := tab.Value("[...document.querySelectorAll('main *')].some(e => [...e.attributes].some(a => a.name.startsWith('on') || a.name === 'srcdoc' || a.name === 'style'))"); n != "false" {
+		t.Errorf("O02: %s: a text became an attribute", path)
+	}
+	if raw := tab.Value("/[\\u202e\\u200b\\u{e0041}\\u0000\\u001b]/u.test(document.body.innerText)"); raw != "false" {
+		t.Errorf("O03: %s: an invisible character is on the page", path)
+	}
+}
+
+// TestO01HostileDesk: hostile texts in every field that an agent, a server or a
+// provider writes, on every page of those who look after agents, live ones too.
+func TestO01HostileDesk(t *testing.T) {
+	d := newDesk(t)
+	tab := d.open("root", people.Operator)
+	for _, path := range deskPages {
+		tab.Go(d.url + path)
+		harmless(t, tab, path)
+		if wide := tab.Value("document.documentElement.scrollWidth > document.documentElement.clientWidth"); wide != "false" {
+			t.Errorf("%s is wider than its window", path)
+		}
+	}
+	tab.Go(d.url + "/log/2026-11/7")
+	tab.See("hidden or disguised")
+	tab.Value("document.querySelectorAll('details').forEach(d => { d.open = true })")
+	for _, want := range []string{"U+202E", "U+200B", "U+E0041", "U+0430"} {
+		tab.See(want)
+	}
+	tab.Shots("hostile-story")
+	tab.Go(d.url + "/now")
+	tab.Until("document.querySelector('[data-live=live]')") // drawn by the library at least once
+	harmless(t, tab, "/now, live")
+	d.console.o.Watch.Ended(&gate.Ending{Call: &gate.Call{}, Subject: &ostiary.Subject{Agent: "spiffe://x/a"}, Decision: &ostiary.Decision{}, Disposition: ostiary.Delivered, At: start})
+	tab.Until("document.querySelector('.news .button')")
+	tab.Click(".news .button")
+	tab.Until("document.querySelector('#rows table')")
+	harmless(t, tab, "/now, live rows")
+	// Markup that the console never sends is not drawn, should it arrive.
+	tab.Value("(() => { try { htmx.swap('#rows', '<p>x</p><script>document.title=\"owned\"</script><img src=x onerror=\"document.title=1\">', {swapStyle: 'innerHTML'}) } catch (e) { return 'nothing' } })()")
+	if n := tab.Value("document.querySelectorAll('#rows script, #rows img').length"); n != "0" {
+		t.Errorf("%s elements were drawn", n)
+	}
+	// Signed out elsewhere: the page says that it is not live any more.
+	if _, err := d.people.SetRoles(t.Context(), "root", []people.Role{people.Operator, people.Auditor}, "root"); err != nil {
+		t.Fatal(err)
+	}
+	tab.See("not live")
+	tab.Shots("now-not-live")
+}
+
+// TestKeys: every page of the desk is used without a pointer.
+func TestKeys(t *testing.T) {
+	d := newDesk(t)
+	tab := d.open("root", people.Operator)
+	tab.At("/now")
+	for key, path := range map[string]string{"l": "/log", "a": "/agents", "t": "/tools", "p": "/policy", "m": "/mandates", "e": "/people", "n": "/now"} {
+		tab.Keys("g")
+		tab.Keys(key)
+		tab.At(path)
+	}
+	tab.Go(d.url + "/log")
+	tab.Keys("j")
+	tab.Keys("j")
+	tab.Keys("k")
+	if at := tab.Value("document.activeElement.getAttribute('href')"); at != "/log/2026-11/7" {
+		t.Fatalf("j and k lead to %s", at)
+	}
+	tab.Keys("\r")
+	tab.At("/log/2026-11/7")
+	for range 60 {
+		if tab.Value("document.activeElement.textContent") == "Verify inclusion" {
+			break
+		}
+		tab.Keys("\t")
+	}
+	tab.Keys("\r")
+	tab.See("It is in the log")
+	tab.Keys("\x1b") // out of what has the focus, then up
+	tab.Keys("\x1b")
+	tab.At("/log")
+	tab.Keys("/")
+	if name := tab.Value("document.activeElement.name"); name != "agent" {
+		t.Errorf("/ leads to %q", name)
+	}
+	tab.Keys("payments\r")
+	tab.Until("location.search.includes('agent=payments')")
+	tab.Keys("?")
+	tab.Until("document.getElementById('keys').open")
+	tab.Keys("\x1b")
+	tab.Until("!document.getElementById('keys').open")
+	tab.Go(d.url + "/agents")
+	tab.Keys("j")
+	tab.Keys("\r")
+	tab.At("/agents/example.org/agent/payments")
+	for range 60 {
+		if tab.Value("document.activeElement.id") == "reason" {
+			break
+		}
+		tab.Keys("\t")
+	}
+	tab.Keys("odd\r")
+	tab.Until("document.readyState === 'complete' && !document.getElementById('reason').value")
+	if len(d.bureau.contained) != 1 || d.bureau.contained[0].Reason != "odd" {
+		t.Errorf("contained %+v", d.bureau.contained)
+	}
+	tab.Go(d.url + "/tools")
+	tab.Keys("j")
+	tab.Keys("\r")
+	tab.At("/tools/one")
 }

@@ -39,7 +39,8 @@ type desk struct {
 	refused   []string
 	meanwhile func() // happens while a question is being decided
 	answers   string // where answers go, if not to localhost:3333
-	slow      bool   // keep to the rate; else every request has a new second
+	bureau    *bureau
+	slow      bool // keep to the rate; else every request has a new second
 }
 
 func (d *desk) Pending(_ context.Context, id string) (Ask, error) {
@@ -74,7 +75,7 @@ func (d *desk) End(_ context.Context, by ostiary.PrincipalID, id ostiary.Mandate
 
 func newDesk(t *testing.T) *desk {
 	t.Helper()
-	d := &desk{t: t, given: map[ostiary.PrincipalID][]Given{}, ask: Ask{
+	d := &desk{t: t, bureau: newBureau(), given: map[ostiary.PrincipalID][]Given{}, ask: Ask{
 		Client: "Claude Code", ClientID: "https://claude.example/client.json", Known: true, Redirect: "localhost:3333", Loopback: true, Resource: "https://gate/mcp", Expires: start.Add(10 * time.Minute),
 		Wants: ostiary.Mandate{Kind: ostiary.TaskMandate, Task: "tidy up", Actions: []string{"bank___get_balance", "bank___send_payment"}, Resources: []string{"bank"}, Depth: 2, Expires: start.Add(8 * time.Hour),
 			Ceilings: []ostiary.Ceiling{{Action: "bank___send_payment", Pointer: "/amount", Max: "4200.50", Unit: "EUR"}}},
@@ -92,7 +93,7 @@ func newDesk(t *testing.T) *desk {
 		t.Fatal(err)
 	}
 	d.console, err = New(Options{
-		People: d.people, Consents: d, Mandates: d, Clock: clock, Logger: slog.New(slog.DiscardHandler),
+		People: d.people, Consents: d, Mandates: d, Desk: d.bureau, Watch: NewWatch(clock), Clock: clock, Logger: slog.New(slog.DiscardHandler),
 		Tools: func() []Tool {
 			return []Tool{{"bank", "bank___get_balance", true}, {"bank", "bank___send_payment", false}, {"inbox", "inbox___read", true}}
 		},
@@ -216,7 +217,7 @@ func TestO04EveryRoute(t *testing.T) {
 	d.signIn("root", people.Operator)
 	low := d.signIn("low")
 	auditor := d.signIn("auditor", people.Auditor)
-	path := strings.NewReplacer("{name}", "root", "{id}", "q1", "{$}", "")
+	path := strings.NewReplacer("{name}", "root", "{id}", "q1", "{id...}", "example.org/agent/payments", "{month}", "2026-11", "{index}", "7", "{$}", "")
 	for _, r := range routes {
 		method, pattern, _ := strings.Cut(r.pattern, " ")
 		at := path.Replace(pattern)

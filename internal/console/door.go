@@ -221,7 +221,10 @@ func sentence(s string) string {
 // address, or the one above it.
 func (c *Console) before(x *exchange) string {
 	at := x.r.URL.EscapedPath()
-	for _, step := range []string{"/end", "/revoke", "/contain", "/accept", "/publish", "/vote"} {
+	if id, ok := strings.CutPrefix(at, "/contain/"); ok {
+		at = "/agents/" + id
+	}
+	for _, step := range []string{"/end", "/revoke", "/accept", "/publish", "/vote"} {
 		at = strings.TrimSuffix(at, step)
 	}
 	return c.next(at)

@@ -59,8 +59,43 @@ func (f Foreign) Block() template.HTML {
 	if n <= foldedText {
 		return f.html(f.s, "div", true)
 	}
-	return template.HTML(fmt.Sprintf(`<details class="fold"><summary>%s<span class="more">… show all %d characters</span></summary>%s</details>`,
-		f.html(cut(f.s, shortText), "span", false), n, f.html(f.s, "div", true)))
+	return template.HTML(fmt.Sprintf(`<details class="fold"><summary>%s<span class="more">… show all %d characters</span>%s</summary>%s</details>`,
+		f.html(cut(f.s, shortText), "span", false), n, f.hiding(), f.html(f.s, "div", true)))
+}
+
+// hiding says how many characters of a folded text a reader could not see, or
+// would take for others: nobody should have to unfold it to be warned.
+func (f Foreign) hiding() template.HTML {
+	n := 0
+	f.each(f.s, true, func(string) {}, func(string) { n++ })
+	if n == 0 {
+		return ""
+	}
+	return template.HTML(fmt.Sprintf(` <span class="cp">%d hidden or disguised</span>`, n))
+}
+
+// Line is one line of a longer text, whole: of a file or a difference. The
+// place it stands in shows whose words it is.
+func (f Foreign) Line() template.HTML {
+	var b strings.Builder
+	f.each(f.s, false, func(plain string) { b.WriteString(template.HTMLEscapeString(plain)) },
+		func(mark string) {
+			if mark == "U+0009" {
+				b.WriteString("\t")
+				return
+			}
+			fmt.Fprintf(&b, `<span class="cp">%s</span>`, mark)
+		})
+	return template.HTML(b.String())
+}
+
+// shown prints words of ours, or of an operator, in which words of others may
+// be quoted: in our type, and with what a reader could not see as code points.
+func shown(s string) template.HTML {
+	var b strings.Builder
+	NewForeign(s).each(s, true, func(plain string) { b.WriteString(template.HTMLEscapeString(plain)) },
+		func(mark string) { fmt.Fprintf(&b, `<span class="cp">%s</span>`, mark) })
+	return template.HTML(b.String())
 }
 
 // html is the one printer.

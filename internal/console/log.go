@@ -67,7 +67,16 @@ func fate(e *control.Entry) string {
 	return e.Kind
 }
 
-func agentLink(id string) string { return "/agents/" + url.PathEscape(id) }
+// agentLink is an agent's page: its id is a path already, of characters that
+// addresses may hold.
+func agentLink(id string) string {
+	if _, err := ostiary.ParseAgentID(id); err != nil {
+		return "/agents"
+	}
+	return "/agents/" + strings.TrimPrefix(id, spiffe)
+}
+
+const spiffe = "spiffe://"
 
 // logShown is how many rows a page of the log has.
 const logShown = 50

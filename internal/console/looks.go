@@ -68,7 +68,7 @@ func loadLooks() (*looks, error) {
 			return a, nil
 		},
 		"day": day, "clock": clockTime, "in": inWords, "both": both, "date": func(t time.Time) string { return t.Local().Format("2 Jan 2006") },
-		"second": func(t time.Time) string { return t.Local().Format("15:04:05") }, "moment": moment, "exact": func(t time.Time) string { return t.Local().Format("Mon 2 Jan 2006, 15:04:05.000 MST") }, "span": span, "short": func(s string) string { return s[:min(12, len(s))] }, "agent": agentLink,
+		"second": func(t time.Time) string { return t.Local().Format("15:04:05") }, "moment": moment, "shown": shown, "exact": func(t time.Time) string { return t.Local().Format("Mon 2 Jan 2006, 15:04:05.000 MST") }, "span": span, "short": func(s string) string { return s[:min(12, len(s))] },
 		"machine": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	}).ParseFS(files, "pages/base.html", "pages/parts.html")
 	if err != nil {
@@ -129,6 +129,9 @@ func (c *Console) entries(who *people.Person) (out []entry) {
 	desk := c.o.Desk != nil
 	may(watching, desk, entry{"/now", "Now", "now", "n"})
 	may(reading, desk, entry{"/log", "Log", "log", "l"})
+	may(watching, desk, entry{"/agents", "Agents", "agents", "a"})
+	may(watching, desk, entry{"/tools", "Tools", "tools", "t"})
+	may(reading, desk, entry{"/policy", "Policy", "policy", "p"})
 	may(person, c.o.Mandates != nil, entry{"/mandates", "Mandates", "mandates", "m"})
 	may(having(people.Operator, people.Auditor), true, entry{"/people", "People", "people", "e"})
 	may(person, true, entry{"/me", "You", "me", "y"})

@@ -2,7 +2,6 @@ package console
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -10,7 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/control"
 )
 
@@ -25,6 +23,14 @@ func (c *Console) deskRoutes() []route {
 		{"GET /log/{month}/{index}/proof", reading, nothing, (*Console).proof},
 		{"GET /changes/{month}/{index}", reading, nothing, (*Console).change},
 		{"GET /changes/{month}/{index}/proof", reading, nothing, (*Console).changeProof},
+		{"GET /agents", watching, nothing, (*Console).agents},
+		{"GET /agents/{id...}", watching, nothing, (*Console).oneAgent},
+		{"POST /contain/{id...}", working, aForm, (*Console).contain},
+		{"GET /tools", watching, nothing, (*Console).tools},
+		{"GET /tools/one", watching, nothing, (*Console).oneTool},
+		{"POST /tools/accept", working, aForm, (*Console).accept},
+		{"GET /policy", reading, nothing, (*Console).policy},
+		{"POST /policy/publish", working, aForm, (*Console).publish},
 	}
 }
 
@@ -61,6 +67,7 @@ type attention struct {
 	State string // "contained", "refused", "held": its colour, shape and word
 	Text  string
 	Name  Foreign
+	Then  string // what follows the name
 	Link  string
 	More  string
 }
@@ -147,7 +154,11 @@ func (c *Console) numbersNow(ctx context.Context) nowNumbers {
 func (c *Console) attend(s control.Status) (out []attention, err error) {
 	contained, err := c.o.Desk.Containments()
 	for _, r := range contained {
-		out = append(out, attention{State: "contained", Text: r.Scope + " is " + r.Level, Name: NewForeign(containedName(r)), Link: containedLink(r), More: "by " + r.By + sinceText(r.At)})
+		link := containedLink(r)
+		if r.Scope == "agent" {
+			r.Name = shortName(r.Name)
+		}
+		out = append(out, attention{State: "contained", Text: containedWhat(r), Name: NewForeign(r.Name), Then: "is " + r.Level, Link: link, More: "by " + r.By + sinceText(r.At)})
 	}
 	for _, server := range s.Servers {
 		at := attention{State: "refused", Name: NewForeign(server.Name), Link: "/tools?server=" + url.QueryEscape(server.Name)}
@@ -188,11 +199,11 @@ func sinceText(t time.Time) string {
 	return ", " + t.Local().Format("2 Jan 15:04")
 }
 
-func containedName(r control.Containment) string {
-	if r.Scope == "agent" {
-		return ostiary.AgentID(r.Name).Name()
+func containedWhat(r control.Containment) string {
+	if r.Scope == "all" {
+		return "everything"
 	}
-	return cmp.Or(r.Name, "everything")
+	return r.Scope
 }
 
 func containedLink(r control.Containment) string {

@@ -3,6 +3,7 @@ package browser_test
 import (
 	"bufio"
 	"bytes"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -127,4 +128,50 @@ func TestDesk(t *testing.T) {
 	tab.Go(d.url + "/log?agent=nobody-of-this-name")
 	tab.See("Nothing in the log matches")
 	tab.Shots("log-nothing")
+
+	tab.Go(d.url + "/agents")
+	tab.See("assistant")
+	tab.Shots("agents")
+	tab.Click("table a")
+	tab.See("What it may do")
+	tab.Shots("agent")
+	tab.Value("document.getElementById('level').value = 'restricted'")
+	tab.Type("#reason", "it wants to pay strangers")
+	tab.Click("form.stack button")
+	tab.See("and is restricted")
+	tab.Shots("agent-restricted")
+	if said := d.ostiary("contain", "list"); !strings.Contains(said, "restricted") || !strings.Contains(said, "person:dana") {
+		t.Errorf("the gateway knows of no containment by dana:\n%s", said)
+	}
+	if err := os.WriteFile(filepath.Join(d.dir, "change-read_message"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.ostiary("tools", "read", "inbox")
+	policies, err := os.OpenFile(filepath.Join(d.dir, "policy", "payments.cedar"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policies.WriteString("\n@id(\"no-travel\")\n@reason(\"The travel account is not for agents.\")\nforbid (principal, action == Ostiary::Action::\"bank___send_payment\", resource)\nwhen { context.input.from == \"travel\" };\n")
+	policies.Close()
+	tab.Go(d.url + "/now")
+	tab.See("changed since it was accepted")
+	tab.Shots("now-attend")
+	tab.Go(d.url + "/tools")
+	tab.See("waits to be looked at")
+	tab.Shots("tools")
+	tab.Click("table a")
+	tab.See("otherwise than it was accepted")
+	tab.Shots("tool-changed")
+	tab.Click("form.stack input[name=force]")
+	tab.Click("form.stack button")
+	tab.See("as it was accepted")
+	tab.Go(d.url + "/policy")
+	tab.See("What publishing would change")
+	tab.Shots("policy")
+	tab.Click("form.stack button")
+	tab.See("The folder says the same")
+	tab.Go(d.url + "/mandates")
+	tab.Shots("mandates-dana")
+	tab.Go(d.url + "/people")
+	tab.Shots("people-demo")
 }
