@@ -2,7 +2,6 @@ package egress
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,8 +21,8 @@ import (
 
 // conns are the connections to one tool server. Each carries one request at a
 // time, in the goroutine of its call: net/http's Transport keeps two goroutines
-// beside each connection, and a call pays for waking both. What is written and
-// how replies are read is net/http's.
+// beside each connection, and a call pays for waking both. Replies are read by
+// net/http's parser.
 //
 // No request is sent twice and nothing is added to one. A connection that may
 // hold anything but the whole reply to its request is closed. Safe for
@@ -107,11 +107,7 @@ func (c *conns) post(ctx context.Context, h http.Header, body []byte) (*http.Res
 	}
 	p.conn, p.before, p.reused = k.metered, k.metered.written.Load(), reused
 	x := &transfer{conns: c, conn: k, leave: context.AfterFunc(ctx, func() { k.Close() })}
-	resp, err := x.exchange(&http.Request{
-		Method: http.MethodPost, URL: c.url, Host: c.url.Host,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: h, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
-	})
+	resp, err := x.exchange(h, body)
 	if err != nil {
 		x.end(false)
 		return nil, p, err
@@ -230,22 +226,16 @@ type transfer struct {
 
 // exchange writes the request and reads the head of its reply. A server may
 // answer before it has read all.
-func (x *transfer) exchange(req *http.Request) (*http.Response, error) {
-	write := func() error {
-		if err := req.Write(x.conn.w); err != nil {
-			return err
-		}
-		return x.conn.w.Flush()
-	}
+func (x *transfer) exchange(h http.Header, body []byte) (*http.Response, error) {
 	var werr error
-	if req.ContentLength <= writeFirst {
-		werr = write()
+	if len(body) <= writeFirst {
+		werr = x.conn.request(x.conns.url, h, body)
 	} else {
 		x.wrote = make(chan error, 1)
-		go func() { x.wrote <- write() }() // ends with the connection at the latest
+		go func() { x.wrote <- x.conn.request(x.conns.url, h, body) }() // ends with the connection at the latest
 	}
 	x.conn.head = maxResponseHeader
-	resp, err := x.conn.response(req)
+	resp, err := x.conn.response()
 	if err != nil {
 		return nil, errors.Join(werr, err)
 	}
@@ -259,10 +249,31 @@ func (x *transfer) exchange(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// request writes a request. The headers were checked: none can end early.
+func (k *conn) request(u *url.URL, h http.Header, body []byte) error {
+	w := k.w // keeps its first error for Flush
+	for _, s := range [...]string{"POST ", u.RequestURI(), " HTTP/1.1\r\nHost: ", u.Host, "\r\n"} {
+		w.WriteString(s)
+	}
+	for name, values := range h {
+		for _, s := range [...]string{name, ": ", values[0], "\r\n"} {
+			w.WriteString(s)
+		}
+	}
+	w.WriteString("Content-Length: ")
+	w.Write(strconv.AppendInt(w.AvailableBuffer(), int64(len(body)), 10))
+	w.WriteString("\r\n\r\n")
+	w.Write(body)
+	return w.Flush()
+}
+
+// posted is what a reply answers, as far as its parser must know.
+var posted = &http.Request{Method: http.MethodPost}
+
 // response reads the head of the reply, after those that announce it.
-func (k *conn) response(req *http.Request) (*http.Response, error) {
+func (k *conn) response() (*http.Response, error) {
 	for range maxInformational {
-		resp, err := http.ReadResponse(k.r, req)
+		resp, err := http.ReadResponse(k.r, posted)
 		if err != nil || resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
 			return resp, err
 		}
