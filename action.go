@@ -21,6 +21,8 @@ type Action struct {
 	Responses Value    // answers of a multi-round retry (MCP inputResponses) as they arrived, else Absent
 	State     []byte   // the far side's own state that a retry returns to it byte for byte, else nil
 	Rewritten bool     // it replaces an action the caller asked for (redaction, tokens, a narrowed approval)
+
+	Registered Registered // what the registry says of the tool; zero for a method
 }
 
 // Digest identifies the exact bytes: it covers the action's name, server,
@@ -52,9 +54,11 @@ func appendSized[T string | []byte](b []byte, s T) []byte {
 
 // Resource is what is acted on: a server in its zone.
 type Resource struct {
-	Server  string
-	Zone    string
-	Trusted bool // the operator labelled this server's results trusted
+	Server     string
+	Zone       string
+	Trusted    bool       // the operator labelled this server's results trusted
+	Program    Digest     // of the executable that is started for it, as configured; zero if none is, or any may be
+	Registered Registered // what the registry says of it
 }
 
 // Context is everything else policy may see. Every field has a value in every
@@ -78,6 +82,7 @@ type Context struct {
 	Approval     HoldID           // the consent they come from; "" if nobody was asked
 	Findings     []Finding        // of inspectors, about the outgoing arguments
 	ReadsTainted int64            // results of untrusted servers read in this session
+	Registered   Registered       // what the registry says of the agent
 }
 
 // Request is the whole question.

@@ -36,6 +36,7 @@ var floors = map[string]int{
 	"internal/ledger":      2,
 	"internal/people":      2,
 	"internal/approval":    2,
+	"internal/registry":    2,
 	"internal/gate":        3,
 	"internal/store":       3,
 	"internal/door":        4,

@@ -212,4 +212,5 @@ type Posture struct {
 	OK        bool
 	Method    string // "join_token", "self", ...
 	Appraised time.Time
+	Workload  Digest // of the agent's program, as attested; zero if no attester showed one
 }

@@ -192,9 +192,16 @@ func (agentListCmd) Run(e *env) error {
 	}
 	var rows [][]string
 	for _, a := range all {
-		rows = append(rows, []string{a.ID, a.Principal, a.Zone, dash(strings.Join(a.Roles, ",")), a.State, when(a.Expires)})
+		owner, version, state := a.Owner, "", a.State
+		if r := a.Registered; r != nil {
+			owner, version = ownerOf(r), r.Version
+			if r.State == "retired" {
+				state = "retired"
+			}
+		}
+		rows = append(rows, []string{a.ID, a.Principal, owner, dash(version), a.Zone, dash(strings.Join(a.Roles, ",")), state, when(a.Expires)})
 	}
-	return e.table([]string{"AGENT", "PRINCIPAL", "ZONE", "ROLES", "STATE", "MANDATE UNTIL"}, rows)
+	return e.table([]string{"AGENT", "PRINCIPAL", "OWNER", "VERSION", "ZONE", "ROLES", "STATE", "MANDATE UNTIL"}, rows)
 }
 
 type agentRevokeCmd struct {

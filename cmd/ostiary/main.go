@@ -54,6 +54,8 @@ type cli struct {
 	Restore   restoreCmd   `cmd:"" help:"Bring a backup back into an empty data folder."`
 	Version   versionCmd   `cmd:"" help:"Print the version."`
 
+	Registry registryCmd `cmd:"" help:"Who and what there is: owners, purposes, data, limits, versions, baselines."`
+
 	DemoServer demoServerCmd `cmd:"" hidden:"" help:"The demo's tool server."`
 }
 

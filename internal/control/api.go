@@ -132,6 +132,8 @@ type Agent struct {
 	Enrolled  time.Time `json:"enrolled"`
 	Method    string    `json:"method"`
 	State     string    `json:"state"` // "enrolled", "revoked", "disabled", "ended"
+
+	Registered *Entity `json:"registered,omitempty"` // what the registry says of it; owner and zone stand above the enrolment's
 }
 
 // RevokeRequest ends an agent, a person's mandates, a mandate, a session, a

@@ -30,6 +30,7 @@ import (
 	"github.com/ostiary/ostiary/internal/people"
 	"github.com/ostiary/ostiary/internal/policy"
 	"github.com/ostiary/ostiary/internal/provenance"
+	"github.com/ostiary/ostiary/internal/registry"
 )
 
 // Gate is the flow, for control's own calls.
@@ -91,6 +92,9 @@ type Options struct {
 	Settings
 	Containments *containment.Levels
 	Conducts     func() map[string]ServerConduct // by server; from memory
+
+	Registry *registry.Registry
+	Owned    func(e *ostiary.Entity) bool // whoever answers for it is still there
 
 	Process  Process     // the gateway itself; nil for one that lives inside another program
 	Describe Description // what Status says of the process

@@ -41,6 +41,8 @@ func routes() []route {
 		{"GET /v1/agents", (*Control).getAgents},
 		{"POST /v1/agents/join", taking((*Control).postJoin)},
 		{"POST /v1/agents/add", taking((*Control).postAgent)},
+		{"GET /v1/registry", (*Control).getRegistry},
+		{"POST /v1/registry", takingAll((*Control).postRegistry)},
 		{"POST /v1/revocations", taking((*Control).postRevocation)},
 		{"GET /v1/people", (*Control).getPeople},
 		{"POST /v1/people/invite", taking((*Control).postInvitation)},
@@ -150,11 +152,18 @@ func taking[In any](do func(c *Control, ctx context.Context, in In) (any, error)
 // body reads a JSON request, strictly, into v: one document, no duplicate or
 // unknown members.
 func body(r *http.Request, v any) error {
-	b, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	l := strictjson.Request
+	l.Bytes = maxBody
+	return bodyWithin(r, v, l)
+}
+
+// bodyWithin is body with limits of its own.
+func bodyWithin(r *http.Request, v any, l strictjson.Limits) error {
+	b, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, int64(l.Bytes)))
 	if err != nil {
-		return ostiary.Errorf(ostiary.Malformed, "body", "the request could not be read or is larger than 64 KiB")
+		return ostiary.Errorf(ostiary.Malformed, "body", "the request could not be read or is larger than %d KiB", l.Bytes>>10)
 	}
-	if _, err := strictjson.Parse(b, strictjson.Request); err != nil {
+	if _, err := strictjson.Parse(b, l); err != nil {
 		return err
 	}
 	dec := json.NewDecoder(strings.NewReader(string(b)))
@@ -206,6 +215,10 @@ func (c *Control) agent(a identity.AgentRecord) Agent {
 	if out.Roles == nil {
 		out.Roles = []string{}
 	}
+	if e := c.o.Registry.Entity(ostiary.AgentEntity, out.ID); e != nil {
+		x := c.entityOf(e)
+		out.Registered, out.Owner, out.Zone = &x, x.Owner, cmp.Or(x.Zone, out.Zone)
+	}
 	if m, ok := c.o.Authority.Mandate(a.Mandate); ok {
 		out.Expires = m.Expires
 	}
@@ -226,6 +239,9 @@ func (c *Control) joinToken(ctx context.Context, in AgentRequest) (identity.Join
 		return identity.JoinToken{}, 0, err
 	}
 	life, err := parseLife(in.Life)
+	if err == nil {
+		err = c.registered(id, &in)
+	}
 	old, enrolled := c.o.Authority.Agent(id)
 	if enrolled {
 		in = in.keep(old)

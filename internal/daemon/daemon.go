@@ -72,6 +72,7 @@ type Daemon struct {
 	store     *store.SQL
 	journal   *journal
 	contained *containment.Levels
+	entities  entities
 	authority *identity.Authority
 	book      *catalog.Book
 	engine    *policy.Engine
@@ -126,6 +127,7 @@ func open(ctx context.Context, cfg *Config, log *slog.Logger, on machine) (_ *Da
 		{"store", d.openStore},
 		{"log", d.openLog},
 		{"containment", d.openContainment},
+		{"registry", d.openRegistry},
 		{"addresses", d.listen},
 		{"telemetry", d.openTelemetry},
 		{"identity", d.openIdentity},
@@ -322,7 +324,7 @@ func (d *Daemon) openGate(context.Context) error {
 	d.engine = policy.New()
 	traced := newTracer(d.issued, d.authority, d.book)
 	r := &gate.Resolver{
-		Tools: d.book, Groups: d.engine, Registry: registry{d.authority, d.clock}, Sessions: sessionFacts{d.issued, d.authority}, Containments: d.contained, Tracer: traced,
+		Tools: d.book, Groups: d.engine, Registry: agentFacts{d.authority, d.clock}, Sessions: sessionFacts{d.issued, d.authority}, Containments: d.contained, Tracer: traced, Entities: &d.entities,
 		Servers: d.cfg.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,
 	}
 	o := gate.Options{
@@ -367,6 +369,7 @@ func (d *Daemon) openControl(context.Context) error {
 	d.control = control.New(control.Options{
 		Authority: d.authority, People: d.pages.people, Sessions: d.issued, Approvals: d.approvals, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
 		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d,
+		Registry: d.entities.book, Owned: d.entities.owned,
 		Describe: desc, Containments: d.contained, Conducts: d.conducts, Clock: d.clock, Logger: d.log,
 	})
 	return nil
@@ -452,7 +455,7 @@ func (d *Daemon) openDoor(context.Context) (err error) {
 		return err
 	}
 	o := mcp.Options{
-		Gate: d.gate, Identity: d.authority, Catalog: d.book, Containments: d.contained, Visible: visibility{d.engine, &d.live}, PublicURL: d.publicURL(), SignIn: d.signIn(),
+		Gate: d.gate, Identity: d.authority, Catalog: d.book, Containments: d.contained, Visible: visibility{d.engine, &d.live, &d.entities}, PublicURL: d.publicURL(), SignIn: d.signIn(),
 		Origins: d.cfg.Listen.Origins, Sealer: sealer, Longest: time.Duration(d.cfg.Ledger.MaxActionTime), Clock: d.clock, Logger: d.log,
 	}
 	for _, l := range []net.Listener{d.agents, d.loopback} {

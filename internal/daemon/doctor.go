@@ -306,6 +306,7 @@ func (d *Daemon) Doctor(ctx context.Context) []control.Check {
 	}
 	c.signIn(ctx, d)
 	c.upstreams(ctx, d)
+	c.registry(d)
 	src, err := policy.ReadDir(d.cfg.Policy)
 	if err != nil {
 		c.fail("policy folder", "put it back: the last good snapshot is active until then", "%v", err)

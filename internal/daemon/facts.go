@@ -11,13 +11,13 @@ import (
 	"github.com/ostiary/ostiary/internal/provenance"
 )
 
-// registry answers the gate's questions about agents from the authority.
-type registry struct {
+// agentFacts answers the gate's questions about agents from the authority.
+type agentFacts struct {
 	authority *identity.Authority
 	clock     func() time.Time
 }
 
-func (r registry) AgentFacts(s *ostiary.Subject) (gate.AgentFacts, error) {
+func (r agentFacts) AgentFacts(s *ostiary.Subject) (gate.AgentFacts, error) {
 	if s.Via == ostiary.ViaSelf {
 		return r.self(s)
 	}
@@ -34,7 +34,7 @@ func (r registry) AgentFacts(s *ostiary.Subject) (gate.AgentFacts, error) {
 
 // self is what holds for the gateway's own calls: they may read what servers
 // offer and nothing else.
-func (r registry) self(s *ostiary.Subject) (gate.AgentFacts, error) {
+func (r agentFacts) self(s *ostiary.Subject) (gate.AgentFacts, error) {
 	now := r.clock()
 	return gate.AgentFacts{
 		Zone: "default", Posture: ostiary.Posture{OK: true, Method: "self", Appraised: now},
@@ -48,14 +48,16 @@ func (r registry) self(s *ostiary.Subject) (gate.AgentFacts, error) {
 // visibility filters lists, by policy and by the mandate: an aggregated list holds tools of several servers,
 // each in its own zone.
 type visibility struct {
-	engine *policy.Engine
-	live   *live
+	engine   *policy.Engine
+	live     *live
+	entities *entities
 }
 
 func (v visibility) Visible(r *ostiary.Request, tools []*ostiary.Tool) []bool {
-	out := v.engine.VisibleOn(r, tools, v.live.facts.Load().Servers)
+	servers := v.entities.servers(v.live.facts.Load().Servers)
+	out := v.engine.VisibleOn(r, tools, servers)
 	for i, t := range tools {
-		out[i] = out[i] && v.covered(&r.Context.Mandate, t)
+		out[i] = out[i] && v.covered(&r.Context.Mandate, t) && v.entities.usable(t, servers[t.Server])
 	}
 	return out
 }

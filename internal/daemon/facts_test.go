@@ -10,14 +10,14 @@ import (
 	"github.com/ostiary/ostiary/internal/policy"
 )
 
-func facts(t *testing.T) registry {
+func facts(t *testing.T) agentFacts {
 	t.Helper()
 	o := identitytest.Options(t)
 	a, err := identity.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return registry{a, time.Now}
+	return agentFacts{a, time.Now}
 }
 
 // The gateway may ask servers what they offer, for a moment, and nothing else.

@@ -216,7 +216,8 @@ func (c *Config) upstreams() (all []egress.Server, err error) {
 func (c *Config) resources() map[string]ostiary.Resource {
 	all := map[string]ostiary.Resource{}
 	for name, s := range c.Servers {
-		all[name] = ostiary.Resource{Server: name, Zone: s.Zone, Trusted: s.Trusted}
+		program, _ := ostiary.ParseDigest(s.Digest) // checked before; what is no digest shows nothing
+		all[name] = ostiary.Resource{Server: name, Zone: s.Zone, Trusted: s.Trusted, Program: program}
 	}
 	return all
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/provenance"
+	"github.com/ostiary/ostiary/internal/registry"
 	"github.com/ostiary/ostiary/internal/store"
 )
 
@@ -248,6 +249,9 @@ func (f *follower) read(ctx context.Context, what parts) (err error) {
 	case what.revoked:
 		err = d.authority.CatchUp(ctx, what.ended...)
 	}
+	if err == nil && what.entities {
+		err = d.entities.book.Refresh(ctx)
+	}
 	if err == nil && what.pins {
 		err = d.book.Load(ctx)
 	}
@@ -259,15 +263,16 @@ func (f *follower) read(ctx context.Context, what parts) (err error) {
 
 // parts are what this process holds in memory of the control state.
 type parts struct {
-	registry, revoked, pins, policy bool
+	registry, revoked, pins, policy, entities bool
 
 	ended []ostiary.MandateID // if revoked
 }
 
-var everything = parts{registry: true, pins: true, policy: true}
+var everything = parts{registry: true, pins: true, policy: true, entities: true}
 
 func (p *parts) add(q parts) {
 	p.registry, p.revoked, p.pins, p.policy = p.registry || q.registry, p.revoked || q.revoked, p.pins || q.pins, p.policy || q.policy
+	p.entities = p.entities || q.entities
 	p.ended = append(p.ended, q.ended...)
 }
 
@@ -291,7 +296,9 @@ func touched(seen uint64, changes []store.Change) (p parts, rev uint64) {
 			p.pins = true
 		case "snapshot":
 			p.policy = true
-		case "session", "taint", "log", "fence", "data_key", "containment", "record", "mandate_review", "hold": // read when needed, or followed elsewhere
+		case "record":
+			p.entities = p.entities || c.Key == registry.Kind
+		case "session", "taint", "log", "fence", "data_key", "containment", "mandate_review", "hold": // read when needed, or followed elsewhere
 		default:
 			return everything, changes[len(changes)-1].Rev
 		}

@@ -156,6 +156,7 @@ type recorded struct {
 	Findings  []findingFact     `json:"findings,omitempty"`
 	Near      []nearFact        `json:"near,omitempty"`
 	Shadow    *shadowFact       `json:"shadow,omitempty"`
+	Entities  []entityFact      `json:"registered,omitempty"` // of agent, server and tool those that are
 }
 
 // The recorded forms of the vocabulary, whose own types promise no JSON.
@@ -207,6 +208,45 @@ type (
 		Confidence int    `json:"confidence"`
 	}
 )
+
+// entityFact is what the registry said of an entity.
+type entityFact struct {
+	Kind     ostiary.EntityKind  `json:"kind"`
+	Name     string              `json:"name"`
+	Edition  int64               `json:"edition"`
+	Owner    ostiary.PrincipalID `json:"owner"`
+	Owned    bool                `json:"owned"`
+	Purpose  string              `json:"purpose"`
+	Version  string              `json:"version,omitempty"`
+	Baseline string              `json:"baseline"`
+	Classes  []string            `json:"classes,omitempty"`
+	Limits   *limitsFact         `json:"limits,omitempty"`
+}
+
+type limitsFact struct {
+	Amount int64 `json:"amount,omitempty"`
+	Calls  int64 `json:"calls,omitempty"`
+	Tokens int64 `json:"tokens,omitempty"`
+	Bytes  int64 `json:"bytes,omitempty"`
+	Depth  int64 `json:"depth,omitempty"`
+}
+
+// entitiesOf lists what of a request is registered.
+func entitiesOf(r *ostiary.Request) (out []entityFact) {
+	for _, x := range [...]ostiary.Registered{r.Context.Registered, r.Resource.Registered, r.Action.Registered} {
+		e := x.Entity
+		if e == nil {
+			continue
+		}
+		f := entityFact{e.Kind, e.Name, e.Edition, e.Owner, x.Owned, e.Purpose, e.Version, x.Baseline.String(), e.Classes, nil}
+		if e.Limits != (ostiary.Limits{}) {
+			l := limitsFact(e.Limits)
+			f.Limits = &l
+		}
+		out = append(out, f)
+	}
+	return out
+}
 
 // factsOf turns a list into its recorded form; the types differ in tags alone.
 func factsOf[F, V any](list []V, form func(V) F) (out []F) {
@@ -285,8 +325,8 @@ func (x *exchange) inputs() []byte {
 	if r := x.request; r != nil {
 		a = &r.Action
 		c := &r.Context
-		resource, risk := resourceFact(r.Resource), riskFact(c.Risk)
-		in.Mandate = mandateOf(&c.Mandate)
+		resource, risk := resourceFact{r.Resource.Server, r.Resource.Zone, r.Resource.Trusted}, riskFact(c.Risk)
+		in.Mandate, in.Entities = mandateOf(&c.Mandate), entitiesOf(r)
 		in.Zone, in.Roles, in.Resource, in.Posture = c.Zone, c.Roles, &resource, c.Posture.Method
 		in.Chosen, in.Origins = c.Provenance.Chosen, factsOf(c.Provenance.Origins, originOf)
 		if c.Provenance.Given {

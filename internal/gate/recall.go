@@ -22,7 +22,7 @@ func Recall(e *ostiary.Entry) (ostiary.Request, ostiary.Decision, error) {
 	}
 	r.Context.Roles, r.Context.Zone, r.Context.Principal, r.Context.Now = in.Roles, in.Zone, e.Principal, e.Time
 	if in.Resource != nil {
-		r.Resource = ostiary.Resource(*in.Resource)
+		r.Resource = ostiary.Resource{Server: in.Resource.Server, Zone: in.Resource.Zone, Trusted: in.Resource.Trusted}
 	}
 	d := ostiary.Decision{Permit: e.Permit, Code: e.Code, Policy: e.Policy, Snapshot: e.Snapshot, Evaluated: in.Evaluated, Total: in.Total}
 	for _, id := range e.Reasons {

@@ -67,6 +67,12 @@ type Tracer interface {
 	Trace(r *ostiary.Request) Traced
 }
 
+// Entities knows what is registered. Answers come from memory and are not yet
+// compared with any baseline. Safe for concurrent use.
+type Entities interface {
+	Registered(kind ostiary.EntityKind, name string) ostiary.Registered
+}
+
 // Resolver is the gate's Facts: it gathers everything known now about a call
 // from memory. Engines that do not exist yet have honest neutral answers
 // here: risk 0 at level low.
@@ -78,6 +84,7 @@ type Resolver struct {
 	Containments Containments
 	Tracer       Tracer                      // nil: every argument is of unknown origin
 	Consents     Consents                    // nil: nobody can consent to anything
+	Entities     Entities                    // nil: nothing is registered
 	Servers      map[string]ostiary.Resource // by configured name; fixed for the resolver's life
 	Own          ostiary.Resource            // the gateway itself, for calls that name no server
 	Clock        func() time.Time
@@ -100,6 +107,17 @@ func (f *Resolver) Resolve(ctx context.Context, s ostiary.Subject, call *Call) (
 	if err != nil {
 		return nil, err
 	}
+	known := f.registered(ostiary.AgentEntity, string(s.Agent)).Against(agent.Posture.Workload)
+	if known.Entity != nil && known.Entity.Zone != "" {
+		agent.Zone = known.Entity.Zone
+	}
+	if s.Via != ostiary.ViaSelf { // the gateway must be able to look at what it refuses to others
+		for _, x := range [...]*ostiary.Registered{&known, &r.Resource.Registered, &r.Action.Registered} {
+			if err := x.Check(); err != nil {
+				return nil, err
+			}
+		}
+	}
 	session, err := f.Sessions.Session(ctx, &s, agent.Mandate.ID)
 	if err != nil {
 		return nil, err
@@ -109,7 +127,7 @@ func (f *Resolver) Resolve(ctx context.Context, s ostiary.Subject, call *Call) (
 		Posture: agent.Posture, Zone: agent.Zone, Roles: agent.Roles,
 		Risk:        ostiary.Risk{Score: 0, Level: "low"},
 		Containment: f.Containments.Level(&s, &r.Action),
-		Labels:      labels(r.Action.Arguments), Taint: session.Taint, ReadsTainted: session.Reads,
+		Labels:      labels(r.Action.Arguments), Taint: session.Taint, ReadsTainted: session.Reads, Registered: known,
 	}
 	if f.Tracer != nil {
 		t := f.Tracer.Trace(r)
@@ -141,8 +159,19 @@ func (f *Resolver) resource(r *ostiary.Request) error {
 	if !ok {
 		return ostiary.Errorf(ostiary.NotFound, "unknown_server", "there is no server of that name")
 	}
+	res.Registered = f.registered(ostiary.ServiceEntity, res.Server).Against(res.Program)
+	if e := res.Registered.Entity; e != nil && e.Zone != "" {
+		res.Zone = e.Zone
+	}
 	r.Resource = res
 	return nil
+}
+
+func (f *Resolver) registered(kind ostiary.EntityKind, name string) ostiary.Registered {
+	if f.Entities == nil {
+		return ostiary.Registered{}
+	}
+	return f.Entities.Registered(kind, name)
 }
 
 // pinned lists the methods that call a pinned definition by name.
@@ -163,6 +192,9 @@ func (f *Resolver) pin(a *ostiary.Action) error {
 	switch t.State {
 	case ostiary.ToolPinned:
 		a.Pin = t.Pin
+		if kind == "tool" {
+			a.Registered = f.registered(ostiary.ToolEntity, a.Name).Against(t.Pin)
+		}
 		return nil
 	case ostiary.ToolChanged:
 		return ostiary.Errorf(ostiary.Denied, "tool_changed", "the definition of %s changed after it was accepted; an operator must accept it again", a.Name)

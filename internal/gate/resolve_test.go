@@ -96,3 +96,66 @@ func TestResolve(t *testing.T) {
 		t.Error("what is not known is an error, never a gap")
 	}
 }
+
+// book is what is registered, by kind and name.
+type book map[string]ostiary.Registered
+
+func (b book) Registered(kind ostiary.EntityKind, name string) ostiary.Registered {
+	return b[string(kind)+" "+name]
+}
+
+// TestRegistered: policy is told what is registered of agent, server and tool,
+// compared with what they are now, and what is retired or is something else is
+// refused, except to the gateway itself.
+func TestRegistered(t *testing.T) {
+	pin, program, work := ostiary.DigestOf([]byte("pay")), ostiary.DigestOf([]byte("bank")), ostiary.DigestOf([]byte("a"))
+	k := known{contain: ostiary.None, tools: map[string]*ostiary.Tool{"tool pay": {State: ostiary.ToolPinned, Pin: pin}}}
+	entity := func(kind ostiary.EntityKind, name string, baseline ostiary.Digest) ostiary.Registered {
+		return ostiary.Registered{Owned: true, Entity: &ostiary.Entity{Kind: kind, Name: name, Baseline: baseline, Zone: "inner"}}
+	}
+	resolve := func(b book, via ostiary.Via) (*ostiary.Request, error) {
+		f := &gate.Resolver{
+			Tools: k, Groups: k, Registry: k, Sessions: k, Containments: k, Entities: b,
+			Servers: map[string]ostiary.Resource{"bank": {Server: "bank", Zone: "core", Program: program}},
+			Clock:   func() time.Time { return time.Unix(1e9, 0) },
+		}
+		return f.Resolve(t.Context(), ostiary.Subject{Agent: "spiffe://td/a", Via: via, Mandate: "m"},
+			&gate.Call{Action: ostiary.Action{Name: "bank___pay", Method: "tools/call", Server: "bank", Tool: "pay"}})
+	}
+	all := func() book {
+		return book{"agent spiffe://td/a": entity("agent", "spiffe://td/a", work), "service bank": entity("service", "bank", program), "tool bank___pay": entity("tool", "bank___pay", pin)}
+	}
+	r, err := resolve(all(), ostiary.ViaSVID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, s, tool := r.Context.Registered, r.Resource.Registered, r.Action.Registered; a.Baseline != ostiary.UncheckedBaseline || s.Baseline != ostiary.SameBaseline || tool.Baseline != ostiary.SameBaseline || !a.Owned || tool.Entity == nil {
+		t.Errorf("%+v, %+v, %+v", a, s, tool)
+	}
+	if r.Context.Zone != "inner" || r.Resource.Zone != "inner" {
+		t.Errorf("the registry's zone stands above %s and %s", r.Context.Zone, r.Resource.Zone)
+	}
+	if r, err := resolve(nil, ostiary.ViaSVID); err != nil || r.Context.Registered != (ostiary.Registered{}) || r.Context.Zone != "office" || r.Resource.Zone != "core" {
+		t.Errorf("nothing is registered: %+v, %v", r, err)
+	}
+	for name, c := range map[string]struct {
+		change func(b book)
+		code   string
+	}{
+		"a tool that is another":         {func(b book) { b["tool bank___pay"] = entity("tool", "bank___pay", work) }, "other_baseline"},
+		"a server that is another":       {func(b book) { b["service bank"] = entity("service", "bank", work) }, "other_baseline"},
+		"a retired agent":                {func(b book) { b["agent spiffe://td/a"].Entity.Retired = true }, "retired"},
+		"a retired server":               {func(b book) { b["service bank"].Entity.Retired = true }, "retired"},
+		"a retired tool":                 {func(b book) { b["tool bank___pay"].Entity.Retired = true }, "retired"},
+		"one of these and all unchecked": {func(b book) { b["tool bank___pay"].Entity.Baseline = work }, "other_baseline"},
+	} {
+		b := all()
+		c.change(b)
+		if r, err := resolve(b, ostiary.ViaToken); r != nil || ostiary.KindOf(err) != ostiary.Denied || ostiary.AsError(err).Code != c.code {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+		if _, err := resolve(b, ostiary.ViaSelf); err != nil {
+			t.Errorf("%s: the gateway must be able to look at it: %v", name, err)
+		}
+	}
+}

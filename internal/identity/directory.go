@@ -181,6 +181,12 @@ func (a *Authority) Posture(id ostiary.AgentID) ostiary.Posture {
 	return ostiary.Posture{OK: true, Method: r.Method, Appraised: r.Enrolled}
 }
 
+// Left returns when a principal was revoked last, as of the last Refresh.
+func (a *Authority) Left(p ostiary.PrincipalID) (time.Time, bool) {
+	e, ok := a.dir.Load().ends.people.get(p)
+	return e.at, ok
+}
+
 // Epoch returns the revocation epoch in force.
 func (a *Authority) Epoch() uint64 { return a.dir.Load().ends.epoch }
 

@@ -85,7 +85,7 @@ func TestNextCallCost(t *testing.T) {
 			t.Fatal(d)
 		}
 	}
-	if n := testing.AllocsPerRun(100, next); !raced && n > 75 {
+	if n := testing.AllocsPerRun(100, next); !raced && n > 80 {
 		t.Errorf("%.0f allocations", n)
 	}
 }

@@ -450,7 +450,7 @@ func (k *check) actionList() string {
 func (k *check) reads(e *expr) {
 	switch {
 	case e.op == opAccess && e.args[0].op == opVar && e.args[0].name == "context":
-		if e.name == "input" || e.name == "labels" || e.name == "chosen" || e.name == "task" {
+		if e.name == "input" || e.name == "labels" || e.name == "chosen" || e.name == "task" || e.name == "tool" {
 			k.meta.argsFree = false
 		}
 		return

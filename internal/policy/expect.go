@@ -175,6 +175,11 @@ func (e *expectation) request(v ostiary.Value) {
 		"principal": e.entity(typeAgent, &agent), "action": e.entity("Action", &act), "resource": e.entity(typeServer, &server),
 		"roles": e.texts("roles", &r.Context.Roles), "trusted": e.flag("trusted", &r.Resource.Trusted), "zone": e.text("zone", &r.Resource.Zone),
 		"uri": e.text("uri", &r.Action.URI), "name": e.text("name", &r.Action.Tool), "context": e.context,
+		"registered": func(v ostiary.Value) {
+			e.object("registered", v, map[string]func(ostiary.Value){
+				"agent": e.registered("agent", &r.Context.Registered), "server": e.registered("server", &r.Resource.Registered), "tool": e.registered("tool", &r.Action.Registered),
+			})
+		},
 	})
 	if agent != "" {
 		r.Subject.Agent = ostiary.AgentID(agent)

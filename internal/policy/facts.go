@@ -24,7 +24,7 @@ type question struct {
 
 const (
 	// contextRoom is how many attributes a context has.
-	contextRoom = 16
+	contextRoom = 17
 	// smallRoom is how many a map may have that is copied most cheaply.
 	smallRoom = 8
 )
@@ -169,6 +169,7 @@ func (w *world) resourceOf(q *question, r *ostiary.Request) *refusal {
 // facts fills what is left of the context, except for input and labels.
 func (w *world) facts(q *question, r *ostiary.Request) {
 	x, m := &r.Context, q.context
+	m["tool"] = w.registeredTool(q.act, r.Action.Registered)
 	m["satisfied"] = stringSet(x.Satisfied)
 	m["findings"] = findingSet(x.Findings)
 	m["chosen"] = w.choices.get(x.Provenance.Chosen)

@@ -33,6 +33,7 @@ type callerKey struct {
 	risk        ostiary.Risk
 	posture     postureKey
 	containment ostiary.Containment
+	registered  ostiary.Registered // an entity that changed is another pointer
 }
 
 type mandateKey struct {
@@ -73,8 +74,10 @@ type callers struct {
 	kinds    values[string]
 	risks    values[ostiary.Risk]
 	postures values[postureKey]
-	roles    [memoRoles]atomic.Pointer[roles]
-	mandates [memoPlaces]atomic.Pointer[mandate]
+
+	registered values[ostiary.Registered] // of agents
+	roles      [memoRoles]atomic.Pointer[roles]
+	mandates   [memoPlaces]atomic.Pointer[mandate]
 }
 
 // memoRoles is the number of places for lists of roles.
@@ -180,7 +183,7 @@ func callerKeyOf(r *ostiary.Request) callerKey {
 			id: x.Mandate.ID, purpose: x.Mandate.Purpose, depth: x.Mandate.Depth, kind: x.Mandate.Kind, by: x.Mandate.By,
 			principal: x.Mandate.Principal, links: max(1, len(x.Mandate.Links)),
 		},
-		session: x.Session.ID, risk: x.Risk, containment: x.Containment,
+		session: x.Session.ID, risk: x.Risk, containment: x.Containment, registered: x.Registered,
 		posture: postureKey{ok: x.Posture.OK, method: x.Posture.Method, appraised: x.Posture.Appraised.UnixMilli()},
 	}
 	if k.risk.Level == "" {
@@ -225,7 +228,15 @@ func (all *callers) build(c *caller, room cedar.RecordMap) {
 	zone, user := uid(typeZone, k.zone), uid(typePerson, string(k.principal))
 	c.principal = uid(typ, string(k.agent))
 	c.entities = make([]cedar.Entity, 0, 3+len(roles.entities))
-	c.entities = append(c.entities, cedar.Entity{UID: c.principal, Parents: roles.parents})
+	agent := cedar.Entity{UID: c.principal, Parents: roles.parents}
+	if !k.self {
+		number := int64(0)
+		if k.registered.Entity != nil {
+			number = int64(maphash.String(all.seed, string(k.agent)))
+		}
+		agent.Attributes = all.registered.get(number, k.registered, room, fillRegistered).(cedar.Record)
+	}
+	c.entities = append(c.entities, agent)
 	c.entities = append(c.entities, roles.entities...)
 	c.entities = append(c.entities, cedar.Entity{UID: zone}, cedar.Entity{UID: user, Attributes: person})
 	c.zone, c.user, c.tainted = zone, user, stringSet(c.taint)
@@ -283,10 +294,9 @@ func (s *servers) add(e *entities, r ostiary.Resource) cedar.EntityUID {
 
 func newServer(r ostiary.Resource) *server {
 	x := &server{key: r}
-	x.entity = cedar.Entity{
-		UID:        uid(typeServer, r.Server),
-		Attributes: cedar.NewRecord(cedar.RecordMap{"trusted": cedar.Boolean(r.Trusted)}),
-	}
+	attrs := registered(r.Registered)
+	attrs["trusted"] = cedar.Boolean(r.Trusted)
+	x.entity = cedar.Entity{UID: uid(typeServer, r.Server), Attributes: cedar.NewRecord(attrs)}
 	if r.Zone != "" {
 		x.zone.UID = uid(typeZone, r.Zone)
 		x.entity.Parents = cedar.NewEntityUIDSet(x.zone.UID)

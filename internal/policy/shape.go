@@ -134,12 +134,24 @@ type entityDecl struct {
 // yet is not declared: a policy that names it is refused, not ignored.
 func entityDecls() []entityDecl {
 	return []entityDecl{
-		{typeAgent, []string{typeRole}, record()},
+		{typeAgent, []string{typeRole}, record(registeredFields()...)},
 		{typeGateway, nil, record()},
 		{typeRole, nil, record()},
 		{typePerson, nil, record(req("kind", plain(kString)))},
-		{typeServer, []string{typeZone}, record(req("trusted", plain(kBool)))},
+		{typeServer, []string{typeZone}, record(append(registeredFields(), req("trusted", plain(kBool)))...)},
 		{typeZone, nil, record()},
+	}
+}
+
+// registeredFields are what the registry says of an entity.
+func registeredFields() []field {
+	var bounds []field
+	for _, name := range limitNames {
+		bounds = append(bounds, req(name, plain(kLong)))
+	}
+	return []field{
+		req("registered", plain(kBool)), req("owned", plain(kBool)), req("owner", plain(kString)), req("purpose", plain(kString)),
+		req("version", plain(kString)), req("baseline", plain(kString)), req("classes", setOf(plain(kString))), req("limits", record(bounds...)),
 	}
 }
 
@@ -155,6 +167,7 @@ func contextShape(input *shape, labelled bool) *shape {
 	}
 	return record(
 		req("input", visible(input)),
+		req("tool", record(registeredFields()...)),
 		req("labels", record(labels...)),
 		req("taint", strs),
 		req("chosen", strs),

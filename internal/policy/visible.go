@@ -71,7 +71,7 @@ func (v *viewer) prepare() bool {
 		return false
 	}
 	w.facts(&v.q, v.req)
-	v.q.context["input"], v.q.context["labels"] = w.emptyRecord, w.emptyRecord
+	v.q.context["input"], v.q.context["labels"], v.q.context["tool"] = w.emptyRecord, w.emptyRecord, w.emptyRecord // not known of all tools at once
 	v.context = cedar.NewRecord(v.q.context)
 	v.mine = len(v.q.entities.own)
 	return true

@@ -106,6 +106,8 @@ type action struct {
 	context *shape
 	groups  []string // all, direct and indirect
 	shared  atomic.Pointer[sharedLabels]
+
+	registered atomic.Pointer[built[ostiary.Registered]] // of its tool, as it was last
 }
 
 // world is everything policies can be about: actions, groups and types.
@@ -117,14 +119,15 @@ type world struct {
 	schema  *cedarSchema
 	base    cedar.EntityMap // action entities
 
-	emptySet    cedar.Value
-	emptyRecord cedar.Value
-	pool        sync.Pool // of *question
-	callers     callers
-	choices     choices
-	servers     servers
-	histories   values[int64] // by results read
-	moments     values[int64] // by Unix milliseconds
+	emptySet     cedar.Value
+	emptyRecord  cedar.Value
+	unregistered cedar.Value // what policy sees of what nobody registered
+	pool         sync.Pool   // of *question
+	callers      callers
+	choices      choices
+	servers      servers
+	histories    values[int64] // by results read
+	moments      values[int64] // by Unix milliseconds
 }
 
 func uid(typ, id string) cedar.EntityUID {
@@ -151,7 +154,7 @@ func qualified(typ string) cedar.EntityType {
 
 // newWorld builds the actions and their Cedar schema.
 func newWorld(tools []toolDecl, groups []groupDecl) (*world, error) {
-	w := &world{tools: tools, groups: groups, actions: map[string]*action{}, members: map[string][]*action{}, emptySet: cedar.Set{}, emptyRecord: cedar.Record{}}
+	w := &world{tools: tools, groups: groups, actions: map[string]*action{}, members: map[string][]*action{}, emptySet: cedar.Set{}, emptyRecord: cedar.Record{}, unregistered: cedar.NewRecord(registered(ostiary.Registered{}))}
 	w.callers.seed, w.servers.seed, w.choices.seed = maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()
 	parents := groupParents()
 	direct := map[string][]string{} // action name to operator groups

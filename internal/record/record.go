@@ -44,6 +44,29 @@ func (r Record) Check() error {
 	return nil
 }
 
+// CheckBatch says what is wrong with records that are to be written as one: at
+// most MaxList of one kind, each named once.
+func CheckBatch(batch []Record) error {
+	if len(batch) == 0 || len(batch) > MaxList {
+		return ostiary.Errorf(ostiary.Malformed, "record_limit", "a batch has at least one record and at most %d", MaxList)
+	}
+	seen := make(map[string]bool, len(batch))
+	for _, r := range batch {
+		check := r.Check
+		if len(r.Data) == 0 && r.Revision > 0 { // it is removed
+			check = func() error { return CheckName(r.Kind, r.ID) }
+		}
+		if err := check(); err != nil {
+			return err
+		}
+		if r.Kind != batch[0].Kind || seen[r.ID] {
+			return ostiary.Errorf(ostiary.Malformed, "record_id", "the records of a batch are of one kind, and each is named once")
+		}
+		seen[r.ID] = true
+	}
+	return nil
+}
+
 // CheckName says what is wrong with a record's name. Names are printable ASCII:
 // they are compared byte for byte and may be shown.
 func CheckName(kind, id string) error {
@@ -81,6 +104,11 @@ type Keeper interface {
 	// still r.Revision, and returns the new one: Conflict if it moved,
 	// NotFound if there is none.
 	ReplaceRecord(ctx context.Context, r Record) (revision uint64, err error)
+	// WriteRecords writes all of a batch in one revision, which it returns,
+	// or nothing. A record with Revision 0 is new; any other takes the place
+	// of the one that still has that revision, or removes it if Data is
+	// empty. Conflict if one is there already, is gone, or moved.
+	WriteRecords(ctx context.Context, batch []Record, at time.Time) (revision uint64, err error)
 	// Record returns a record: NotFound if there is none, or none that has
 	// not expired.
 	Record(ctx context.Context, kind, id string, at time.Time) (Record, error)

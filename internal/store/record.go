@@ -70,6 +70,40 @@ func (s *SQL) ReplaceRecord(ctx context.Context, r record.Record) (uint64, error
 	})
 }
 
+func (s *SQL) WriteRecords(ctx context.Context, batch []record.Record, at time.Time) (uint64, error) {
+	if err := record.CheckBatch(batch); err != nil {
+		return 0, err
+	}
+	return write(ctx, s.engine, func(x *txn) (uint64, error) {
+		rev, err := x.change("record", batch[0].Kind, map[string]int{"written": len(batch)})
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range batch {
+			n := int64(0)
+			switch {
+			case r.Revision == 0:
+				n, err = x.exec(`INSERT INTO record (kind, id, data, expires, rev) VALUES (?, ?, ?, ?, ?)
+					ON CONFLICT (kind, id) DO UPDATE SET data = excluded.data, expires = excluded.expires, rev = excluded.rev
+					WHERE record.expires <> 0 AND record.expires <= ?`,
+					r.Kind, r.ID, r.Data, stamp(r.Expires), int64(rev), stamp(at))
+			case len(r.Data) == 0:
+				n, err = x.exec("DELETE FROM record WHERE kind = ? AND id = ? AND rev = ?", r.Kind, r.ID, int64(r.Revision))
+			default:
+				n, err = x.exec("UPDATE record SET data = ?, expires = ?, rev = ? WHERE kind = ? AND id = ? AND rev = ?",
+					r.Data, stamp(r.Expires), int64(rev), r.Kind, r.ID, int64(r.Revision))
+			}
+			if err == nil && n == 0 {
+				err = errMoved()
+			}
+			if err != nil {
+				return 0, err
+			}
+		}
+		return rev, nil
+	})
+}
+
 func (s *SQL) Record(ctx context.Context, kind, id string, at time.Time) (record.Record, error) {
 	r := record.Record{Kind: kind, ID: id}
 	if err := record.CheckName(kind, id); err != nil {
@@ -187,6 +221,34 @@ func (m *Memory) ReplaceRecord(ctx context.Context, r record.Record) (uint64, er
 		return 0, errMoved()
 	}
 	return m.putRecord(r)
+}
+
+func (m *Memory) WriteRecords(ctx context.Context, batch []record.Record, at time.Time) (uint64, error) {
+	if err := record.CheckBatch(batch); err != nil {
+		return 0, err
+	}
+	leave, err := m.enter(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	for _, r := range batch {
+		old, ok := m.records[[2]string{r.Kind, r.ID}]
+		if r.Revision == 0 && ok && !old.Ended(instant(stamp(at))) || r.Revision > 0 && (!ok || old.Revision != r.Revision) {
+			return 0, errMoved()
+		}
+	}
+	rev := m.rev + 1
+	return rev, m.commit(NewRequest(), "record", batch[0].Kind, map[string]int{"written": len(batch)}, func() {
+		for _, r := range batch {
+			if len(r.Data) == 0 {
+				delete(m.records, [2]string{r.Kind, r.ID})
+				continue
+			}
+			r.Data, r.Expires, r.Revision = slices.Clone(r.Data), instant(stamp(r.Expires)), rev
+			m.records[[2]string{r.Kind, r.ID}] = r
+		}
+	})
 }
 
 func (m *Memory) putRecord(r record.Record) (uint64, error) {

@@ -166,3 +166,69 @@ func recordsSwept(t *testing.T, e Engine) {
 		t.Fatalf("%+v", left)
 	}
 }
+
+// recordBatches: all of a batch is written, in one revision, or nothing of it.
+func recordBatches(t *testing.T, e Engine) {
+	s, ctx := e.Open(t), t.Context()
+	rev := get[uint64](t)
+	listed := get[[]record.Record](t)
+	item := func(id, data string, revision uint64) record.Record {
+		return record.Record{Kind: "entity", ID: id, Data: []byte(data), Revision: revision}
+	}
+	first := rev(s.WriteRecords(ctx, []record.Record{item("b", "two", 0), item("a", "one", 0)}, day))
+	if now := rev(s.Revision(ctx)); now != first || first != 1 {
+		t.Fatalf("revision %d after %d", now, first)
+	}
+	same(t, listed(s.Records(ctx, "entity", "", 10, day)), []record.Record{item("a", "one", first), item("b", "two", first)})
+	cs := get[[]store.Change](t)(s.Changes(ctx, 0))
+	if len(cs) != 1 || cs[0].Kind != "record" || cs[0].Key != "entity" || bytes.Contains(cs[0].Body, []byte("one")) {
+		t.Fatalf("%+v", cs)
+	}
+
+	second := rev(s.WriteRecords(ctx, []record.Record{item("a", "1", first), item("b", "", first), item("c", "three", 0)}, day))
+	now := []record.Record{item("a", "1", second), item("c", "three", second)}
+	same(t, listed(s.Records(ctx, "entity", "", 10, day)), now)
+
+	for name, batch := range map[string][]record.Record{
+		"one is there already":   {item("d", "four", 0), item("a", "x", 0)},
+		"one moved":              {item("d", "four", 0), item("a", "x", first)},
+		"one is gone":            {item("d", "four", 0), item("b", "x", first)},
+		"one to remove moved":    {item("d", "four", 0), item("a", "", first)},
+		"one to remove is gone":  {item("d", "four", 0), item("b", "", first)},
+		"one of many is too old": {item("c", "3", second), item("a", "x", first)},
+	} {
+		_, err := s.WriteRecords(ctx, batch, day)
+		if ostiary.KindOf(err) != ostiary.Conflict {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	other := item("e", "five", 0)
+	other.Kind = "else"
+	for name, batch := range map[string][]record.Record{
+		"none": nil, "empty and new": {item("d", "", 0)}, "one twice": {item("d", "x", 0), item("d", "y", 0)}, "two kinds": {item("d", "x", 0), other},
+		"too many": make([]record.Record, record.MaxList+1),
+	} {
+		_, err := s.WriteRecords(ctx, batch, day)
+		if ostiary.KindOf(err) != ostiary.Malformed {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	same(t, listed(s.Records(ctx, "entity", "", 10, day)), now)
+	if after := rev(s.Revision(ctx)); after != second {
+		t.Fatalf("what was refused left revision %d after %d", after, second)
+	}
+
+	ended := record.Record{Kind: "entity", ID: "z", Data: []byte("old"), Expires: day.Add(time.Second)}
+	rev(s.WriteRecords(ctx, []record.Record{ended}, day))
+	rev(s.WriteRecords(ctx, []record.Record{item("z", "new", 0)}, ended.Expires)) // what has expired is as good as absent
+	at := get[record.Record](t)(s.Record(ctx, "entity", "z", day)).Revision
+	if won := race(20, func(i int) error {
+		_, err := s.WriteRecords(ctx, []record.Record{item("z", fmt.Sprint(i), at), item(fmt.Sprintf("y%d", i), "with it", 0)}, day)
+		return err
+	}); won != 1 {
+		t.Fatalf("%d took the place of one revision", won)
+	}
+	if n := len(listed(s.Records(ctx, "entity", "", 100, day))); n != 4 {
+		t.Fatalf("%d records, of one winner", n)
+	}
+}

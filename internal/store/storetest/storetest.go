@@ -40,7 +40,7 @@ func Run(t *testing.T, e Engine) {
 		"Snapshots": snapshots, "Sessions": sessions, "Logs": logs, "DataKeys": dataKeys,
 		"Containments": containments, "Revisions": revisions, "Writers": writers, "Faults": faults,
 		"AddAgents": addAgents, "Records": records, "RecordsTaken": recordsTaken, "RecordsSwept": recordsSwept,
-		"Holds": holds, "Mandates": mandates, "MandateEnds": mandateEnds,
+		"Holds": holds, "RecordBatches": recordBatches, "Mandates": mandates, "MandateEnds": mandateEnds,
 		"Refusals": refusals, "Leaving": leaving, "Durable": durable,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, e) })
@@ -613,6 +613,18 @@ func faults(t *testing.T, e Engine) {
 				return err
 			},
 			done: func(ctx context.Context, s store.Store) bool { cs, _ := s.Containments(ctx); return len(cs) == 1 },
+		},
+		"records": {
+			do: func(ctx context.Context, s store.Store) error {
+				a, b := item("x", "1"), item("y", "2")
+				_, err := s.WriteRecords(ctx, []record.Record{a, b}, day)
+				return err
+			},
+			done: func(ctx context.Context, s store.Store) bool {
+				_, one := s.Record(ctx, "code", "x", day)
+				_, other := s.Record(ctx, "code", "y", day)
+				return one == nil && other == nil
+			},
 		},
 		"record": {
 			do: func(ctx context.Context, s store.Store) error {
