@@ -28,6 +28,7 @@ const callBody = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name"
 type side struct {
 	process
 	client *http.Client
+	prover *prover // if it shows a proof of possession with each call
 	lat    []time.Duration
 	calls  []float64 // per second, one a slice
 	cpu    []float64 // microseconds of processor time of all three processes per call, one a slice
@@ -66,12 +67,20 @@ func (s *side) call() error {
 		"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"},
 		"Mcp-Protocol-Version": {"2026-07-28"}, "Mcp-Method": {"tools/call"}, "Mcp-Name": {"bank___send_payment"},
 	}
+	if s.prover != nil {
+		if err := s.prover.prove(req); err != nil {
+			return err
+		}
+	}
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
+	if s.prover != nil && s.prover.learn(resp) && resp.StatusCode == 401 {
+		return s.call() // with the nonce it lacked
+	}
 	if err != nil || resp.StatusCode != 200 || !bytes.Contains(b, []byte(`balance`)) {
 		return fmt.Errorf("status %d, %s, %v", resp.StatusCode, b, err)
 	}
@@ -122,6 +131,37 @@ func median(v []float64) float64 {
 func percentile(v []time.Duration, p float64) time.Duration {
 	slices.Sort(v)
 	return v[int(float64(len(v)-1)*p)]
+}
+
+// BenchmarkFlowDPoP is the gate with a proof of possession on each call instead
+// of a certificate, against the same bare proxy; the client's signature is part
+// of what the machine does.
+func BenchmarkFlowDPoP(b *testing.B) {
+	up := start(b, "upstream", "")
+	g, p := newSide(b, "gate", up), newSide(b, "proxy", up)
+	g.possesses(b)
+	for _, clients := range []int{1, 16, 128} {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
+			for _, s := range []*side{p, g} {
+				must(b, s.run(clients))
+				s.forget()
+			}
+			b.ResetTimer()
+			var ratios []float64
+			for range b.N {
+				must(b, p.run(clients))
+				must(b, g.run(clients))
+				ratios = append(ratios, last(g.calls)/last(p.calls))
+			}
+			b.ReportMetric(median(ratios), "ratio")
+			b.ReportMetric(median(g.calls), "gate-calls/s")
+			b.ReportMetric(median(p.calls), "proxy-calls/s")
+			b.ReportMetric(median(g.cpu)-median(p.cpu), "added-cpu-us/call")
+			b.ReportMetric(median(p.cpu), "proxy-cpu-us/call")
+			g.forget()
+			p.forget()
+		})
+	}
 }
 
 // BenchmarkFlow reports calls per second of the gate and of the proxy, their

@@ -87,6 +87,7 @@ type process struct {
 	Roots string // PEM, whom the client trusts
 	Chain string // PEM, who the client is
 	Key   string
+	Token string // of the gate: bound to the same key
 	pid   int
 }
 
@@ -268,6 +269,15 @@ func join(ctx context.Context, d *daemon.Daemon) (p process, err error) {
 		return p, err
 	}
 	p.Roots = string(d.Authority().Bundle())
+	thumb, err := thumbprint(&key.PublicKey)
+	if err != nil {
+		return p, err
+	}
+	token, err := d.Authority().MintToken(ctx, identity.TokenRequest{Agent: id, Audience: d.Endpoint(), Thumbprint: thumb})
+	if err != nil {
+		return p, err
+	}
+	p.Token = string(token.Text.Reveal())
 	err = p.identify(chain, key)
 	return p, err
 }
