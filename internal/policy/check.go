@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go"
+	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
@@ -488,6 +489,10 @@ func (k *check) outcome() {
 		k.report(Error, at, "remedy", `write it like "approval:finance"`, "@remedy(%q) is not the name of a fact", m.remedy)
 	case !k.tested(m.remedy):
 		k.report(Error, at, "remedy", fmt.Sprintf("add unless { context.satisfied.contains(%q) }", m.remedy), "@remedy(%q) would change nothing: no unless of this forbid tests it", m.remedy)
+	default:
+		if _, err := ostiary.ParseNeed(m.remedy); err != nil {
+			k.report(Warning, at, "remedy", "write approval:GROUP, approval:GROUP:2, acr:mfa, acr:phr or justification", "@remedy(%q) is no fact that people can supply: the denial stays final", m.remedy)
+		}
 	}
 }
 
