@@ -42,6 +42,7 @@ type world struct {
 	contained map[ostiary.AgentID]ostiary.Containment
 	refuse    error // resolve fails with it
 	now       func() time.Time
+	holder    gate.Holder
 	listens   chan bool // if not nil, closed when a stream is open
 }
 
@@ -160,7 +161,7 @@ func (w *world) gate() *gate.Gate {
 			return ostiary.Decision{Permit: true, Code: "permit", Snapshot: 1}
 		},
 		Options: func(o *gate.Options) {
-			o.Identity, o.Ledger, o.Facts = w, w, brokenFacts{o.Facts, w}
+			o.Identity, o.Ledger, o.Facts, o.Holder = w, w, brokenFacts{o.Facts, w}, w.holder
 		},
 	})
 }
