@@ -112,6 +112,15 @@ var faults = []fault{
 	{"policy.Snapshots.SaveSnapshot", "internal/control TestNothingChangesUnrecorded", "internal/control TestNothingChangesUnrecorded"},
 	{"policy.Snapshots.NewestSnapshot", wholeGateway, reads},
 	{"policy.Snapshots.Snapshot", "none: for commands of an operator", reads},
+	{"approval.Store.CreateHold", "internal/approval TestHoldFaults", "internal/approval TestHoldFaults"},
+	{"approval.Store.ReplaceHold", "internal/approval TestVoteFaults", "internal/approval TestVoteFaults"},
+	{"approval.Store.SweepHolds", storeFaults, storeFaults},
+	{"approval.Store.Hold", storeFaults, reads},
+	{"approval.Store.Holds", storeFaults, reads},
+	{"approval.Store.CountHolds", storeFaults, reads},
+	{"approval.People.Approver", "internal/approval TestWhoMayNotVote", reads},
+	{"approval.AEAD.Seal", "internal/keyring TestSealedValuesAreBound", computes},
+	{"approval.AEAD.Open", "internal/keyring TestSealedValuesAreBound", computes},
 	{"control.Changes.Append", "internal/control TestNothingChangesUnrecorded", "internal/control TestNothingChangesUnrecorded"},
 	{"control.Gate.Handle", "internal/control TestReadingSurvives", reads},
 	{"control.Log.Query", "internal/control TestListingWaitsForTheIndex", reads},
@@ -141,7 +150,7 @@ func TestEveryFaultTwice(t *testing.T) {
 			}
 			continue
 		}
-		if slices.Contains([]string{"internal/gate", "internal/ledger", "internal/identity", "internal/catalog", "internal/containment", "internal/provenance", "internal/policy", "internal/control"}, f.pkg) {
+		if slices.Contains([]string{"internal/gate", "internal/ledger", "internal/identity", "internal/catalog", "internal/containment", "internal/provenance", "internal/policy", "internal/approval", "internal/control"}, f.pkg) {
 			fallible(t, f, methods)
 		}
 	}

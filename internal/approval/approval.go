@@ -107,14 +107,17 @@ type People interface {
 // for concurrent use.
 type Judge func(ctx context.Context, c *deferred.Call) (*ostiary.Request, *ostiary.Decision, error)
 
-// Options are what New needs; all but Log, Owner and Same are required.
+// Options are what New needs; all but Log, Owner and Epoch are required.
 type Options struct {
 	Store   Store
 	Seal    AEAD
 	People  People
 	Gateway string // this gateway's name: it carries out what it held
-	Rules   Rules
-	Judge   Judge
+	// Epoch rises when an operator confirms that this gateway goes on from a
+	// backup: what waited then may have been carried out since.
+	Epoch uint64
+	Rules Rules
+	Judge Judge
 	// Owner names who is responsible for an agent, "" for nobody.
 	Owner func(ostiary.AgentID) string
 	// Verify checks a vote's signature; see proof.VerifyVote.

@@ -733,6 +733,54 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// What was open in a backup may have been carried out since: it is unknown
+// after a restore, and nothing of it can be spent.
+func TestRestored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		pending, granted := w.hold("approval:finance"), w.hold("approval:finance")
+		if _, err := w.vote(granted, "erin", yes); err != nil {
+			t.Fatal(err)
+		}
+		after := newWorld(t, func(o *approval.Options) { o.Store, o.Epoch = w.store, 1 })
+		h, _ := after.a.One(t.Context(), granted)
+		if _, err := after.a.Satisfied(t.Context(), granted, after.requestOf(h)); code(err) != "approval_state" {
+			t.Errorf("spent after a restore: %v", err)
+		}
+		running(after, func() { time.Sleep(time.Minute) })
+		for _, id := range []ostiary.HoldID{pending, granted} {
+			if s, err := after.a.Result(t.Context(), id, dana); err != nil || s.State != ostiary.HoldUnknown {
+				t.Errorf("%+v, %v", s, err)
+			}
+		}
+		if len(after.sent) != 0 || len(after.events) != 2 {
+			t.Errorf("sent %v, events %+v", after.sent, after.events)
+		}
+	})
+}
+
+// What is not stored is not held; what was, and was reported failed, is
+// decided by nobody and carried out by nobody until people are asked.
+func TestHoldFaults(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		w := newWorld(t)
+		w.store.Fail = func(_ string, late bool) error {
+			if late == after {
+				return errors.New("injected")
+			}
+			return nil
+		}
+		if id, err := w.a.Hold(t.Context(), request(t, `{}`), denial("approval:finance")); err == nil || id != "" {
+			t.Errorf("after %v: %q, %v", after, id, err)
+		}
+		w.store.Fail = nil
+		all, err := w.a.List(t.Context(), approval.Filter{})
+		if err != nil || len(all) != map[bool]int{false: 0, true: 1}[after] {
+			t.Errorf("after %v: %d held, %v", after, len(all), err)
+		}
+	}
+}
+
 // What could not be begun is tried again until its time is over, and what was
 // refused when it was decided again is void.
 func TestRetryAndVoid(t *testing.T) {

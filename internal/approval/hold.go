@@ -21,6 +21,7 @@ type Hold struct {
 	ID       ostiary.HoldID
 	State    ostiary.HoldState
 	Gateway  string
+	Epoch    uint64        // of its gateway when it was asked; see Options.Epoch
 	Call     deferred.Call // who asked, and the bytes that will be executed
 	Original []byte        // the arguments as they were asked for; nil unless they were narrowed
 	Question ostiary.Question
@@ -67,6 +68,7 @@ type Ballot struct {
 // body is what is sealed of a hold.
 type body struct {
 	Call     json.RawMessage          `json:"call"`
+	Epoch    uint64                   `json:"epoch,omitempty"`
 	Original []byte                   `json:"original,omitempty"`
 	Salt     []byte                   `json:"salt"`
 	Asked    string                   `json:"asked"`
@@ -119,7 +121,7 @@ func (a *Approvals) Hold(ctx context.Context, r *ostiary.Request, d *ostiary.Dec
 func (a *Approvals) newHold(r *ostiary.Request, d *ostiary.Decision) (*Hold, error) {
 	now := a.o.Clock().UTC().Truncate(time.Microsecond)
 	h := &Hold{
-		ID: newHoldID(), State: ostiary.HoldPending, Gateway: a.o.Gateway, Call: deferred.Call{Subject: r.Subject, Action: r.Action},
+		ID: newHoldID(), State: ostiary.HoldPending, Gateway: a.o.Gateway, Epoch: a.o.Epoch, Call: deferred.Call{Subject: r.Subject, Action: r.Action},
 		Reasons: d.Reasons, Resource: r.Resource, Purpose: r.Context.Mandate.Purpose, Task: r.Context.Mandate.Task, By: r.Context.Mandate.By,
 		May: r.Context.Mandate.Approvers, Labels: r.Context.Labels, Origins: r.Context.Provenance.Origins, Taint: r.Context.Taint, Findings: r.Context.Findings, Risk: r.Context.Risk,
 		Snapshot: d.Snapshot, Created: now, Expires: now.Add(a.o.Rules.Life),
@@ -233,7 +235,7 @@ func (a *Approvals) row(h *Hold) (Row, error) {
 		facts = append(facts, n.Fact)
 	}
 	plain, err := json.Marshal(body{
-		Call: call, Original: h.Original, Salt: h.Question.Salt[:], Asked: h.Question.Asked.String(), Session: h.Question.Session, Policy: h.Question.Policy.String(), Facts: facts,
+		Call: call, Epoch: h.Epoch, Original: h.Original, Salt: h.Question.Salt[:], Asked: h.Question.Asked.String(), Session: h.Question.Session, Policy: h.Question.Policy.String(), Facts: facts,
 		Reasons: h.Reasons, Resource: h.Resource, Purpose: h.Purpose, Task: h.Task, By: h.By, May: h.May, Labels: h.Labels, Origins: h.Origins, Taint: h.Taint,
 		Findings: h.Findings, Risk: h.Risk, Snapshot: h.Snapshot, Ended: h.Ended,
 	})
@@ -270,7 +272,7 @@ func (a *Approvals) open(r *Row) (*Hold, error) {
 		return nil, corrupt(r.ID, err)
 	}
 	h := &Hold{
-		ID: r.ID, State: r.State, Gateway: r.Gateway, Original: b.Original, Reasons: b.Reasons, Resource: b.Resource, Purpose: b.Purpose, Task: b.Task,
+		ID: r.ID, State: r.State, Gateway: r.Gateway, Epoch: b.Epoch, Original: b.Original, Reasons: b.Reasons, Resource: b.Resource, Purpose: b.Purpose, Task: b.Task,
 		By: b.By, May: b.May, Labels: b.Labels, Origins: b.Origins, Taint: b.Taint, Findings: b.Findings, Risk: b.Risk, Snapshot: b.Snapshot, Created: r.Created,
 		Expires: r.Expires, Intent: r.Intent, Ended: b.Ended, Revision: r.Revision,
 	}

@@ -137,36 +137,50 @@ func (f *follower) follow(ctx context.Context, calls *sync.WaitGroup, slots chan
 	return a.foreign(ctx)
 }
 
-// recover names unknown what this gateway had spent when it stopped.
+// recover names unknown what this gateway had spent when it stopped, and what
+// was open in the backup it was restored from: that may have been carried out
+// before the restore.
 func (a *Approvals) recover(ctx context.Context) error {
+	f := Filter{Gateway: a.o.Gateway, States: open, Limit: MaxList}
 	for {
-		rows, err := a.o.Store.Holds(ctx, Filter{Gateway: a.o.Gateway, States: []ostiary.HoldState{ostiary.HoldSpent}, Limit: MaxList})
+		rows, err := a.o.Store.Holds(ctx, f)
 		if err != nil {
 			return err
 		}
 		for i := range rows {
-			h, err := a.change(ctx, rows[i].ID, func(h *Hold) error {
-				if h.State != ostiary.HoldSpent {
-					return errAlready
-				}
-				h.State = ostiary.HoldUnknown
-				h.Ended = Ending{At: a.o.Clock().UTC(), Why: "the gateway stopped while it was being carried out; it may have happened, and is not sent again", Code: "hold_unknown", Disposition: ostiary.Unknown}
-				return nil
-			})
-			if err != nil && err != error(errAlready) {
+			if err := a.recoverOne(ctx, rows[i].ID); err != nil && err != error(errAlready) {
 				return err
-			}
-			if err == nil {
-				a.o.Log.Error("a consent was spent when the gateway stopped; nobody can say whether its action happened", "hold", string(h.ID), "action", h.Call.Action.Name, "agent", string(h.Question.Agent))
-				if err := a.o.Record(ctx, Event{What: "unknown", Hold: h.ID, Agent: h.Question.Agent, Detail: h.Ended.Why}); err != nil {
-					return err
-				}
 			}
 		}
 		if len(rows) < MaxList {
 			return nil
 		}
+		f.After = Cursor{rows[len(rows)-1].Created, rows[len(rows)-1].ID}
 	}
+}
+
+func (a *Approvals) recoverOne(ctx context.Context, id ostiary.HoldID) error {
+	h, err := a.change(ctx, id, func(h *Hold) error {
+		why := ""
+		switch {
+		case h.State.Ended():
+			return errAlready
+		case h.Epoch != a.o.Epoch:
+			why = "the gateway was restored from a backup; it may have been carried out before that, and is not sent again"
+		case h.State == ostiary.HoldSpent:
+			why = "the gateway stopped while it was being carried out; it may have happened, and is not sent again"
+		default:
+			return errAlready
+		}
+		h.State = ostiary.HoldUnknown
+		h.Ended = Ending{At: a.o.Clock().UTC(), Why: why, Code: "hold_unknown", Disposition: ostiary.Unknown}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	a.o.Log.Error("nobody can say whether an approved action happened", "hold", string(h.ID), "action", h.Call.Action.Name, "agent", string(h.Question.Agent), "why", h.Ended.Why)
+	return a.o.Record(ctx, Event{What: "unknown", Hold: h.ID, Agent: h.Question.Agent, Detail: h.Ended.Why})
 }
 
 // errAlready says that somebody else did it.

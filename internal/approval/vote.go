@@ -298,6 +298,8 @@ func (a *Approvals) redeemable(h *Hold, now time.Time) error {
 		return ostiary.Errorf(ostiary.Denied, "approval_state", "people have not consented to this: it is %s", h.State)
 	case !h.Expires.After(now):
 		return ostiary.Errorf(ostiary.Denied, "approval_expired", "the consent has expired")
+	case h.Gateway != a.o.Gateway || h.Epoch != a.o.Epoch:
+		return ostiary.Errorf(ostiary.Denied, "approval_state", "it was held by another gateway, or before this one was restored from a backup")
 	}
 	return nil
 }

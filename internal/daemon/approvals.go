@@ -143,7 +143,7 @@ func (d *Daemon) openApprovals(context.Context) error {
 		return err
 	}
 	d.approvals = approval.New(approval.Options{
-		Store: d.store, Seal: seal, People: voters{d}, Gateway: d.cfg.Gateway, Rules: d.cfg.Approvals.rules(),
+		Store: d.store, Seal: seal, People: voters{d}, Gateway: d.cfg.Gateway, Epoch: d.journal.epoch, Rules: d.cfg.Approvals.rules(),
 		Judge: func(ctx context.Context, c *deferred.Call) (*ostiary.Request, *ostiary.Decision, error) {
 			return d.gate.Weigh(ctx, restored(c))
 		},
