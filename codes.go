@@ -574,6 +574,7 @@ func consoleCodes() []Code {
 			"consent", "what was chosen is not within what was asked for",
 			"how", "a mandate ends completed or revoked"),
 		of(NotFound, "Look at the address, or begin again.",
+			"no_hold", "nothing of this name waits for people, or it does not concern whoever asks",
 			"no_agent", "nobody of this name is enrolled, and nothing happened in it",
 			"no_mandate", "the person gave no such mandate",
 			"no_page", "there is no such page",

@@ -27,8 +27,14 @@ type argument struct {
 	Value Foreign
 	Kind  string // "text", "number", "other"
 	Risky bool
-	Chip  string // where it came from, "" if nobody can say
-	raw   string // its JSON Pointer
+	From  []origin // where it came from; nil if nobody can say
+	raw   string   // its JSON Pointer
+}
+
+// origin is where a value came from.
+type origin struct {
+	Name      Foreign
+	Untrusted bool // anybody may have written there
 }
 
 // maxArguments is how many values a page lists.

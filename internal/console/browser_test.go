@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/people"
 	"github.com/ostiary/ostiary/test/browser"
@@ -233,7 +234,7 @@ func TestKeys(t *testing.T) {
 	d := newDesk(t)
 	tab := d.open("root", people.Operator)
 	tab.At("/now")
-	for key, path := range map[string]string{"l": "/log", "a": "/agents", "t": "/tools", "p": "/policy", "m": "/mandates", "e": "/people", "n": "/now"} {
+	for key, path := range map[string]string{"l": "/log", "a": "/agents", "t": "/tools", "p": "/policy", "i": "/approvals", "m": "/mandates", "e": "/people", "n": "/now"} {
 		tab.Keys("g")
 		tab.Keys(key)
 		tab.At(path)
@@ -287,4 +288,62 @@ func TestKeys(t *testing.T) {
 	tab.Keys("j")
 	tab.Keys("\r")
 	tab.At("/tools/one")
+}
+
+// TestVoteInBrowser: a person decides with a passkey, by keyboard alone: what
+// is refused first, narrowed, and approved.
+func TestVoteInBrowser(t *testing.T) {
+	d := newDesk(t)
+	d.tray.holds = []control.Held{held("h1", start, "person:kim"), held("h2", start.Add(time.Second), "person:lee")}
+	tab := d.open("kim", people.Approver)
+	tab.Go(d.url + "/approvals")
+	harmless(t, tab, "/approvals")
+	tab.See("You may decide 1 of those below")
+	tab.Shots("approvals")
+	tab.Keys("j")
+	tab.Keys("\r")
+	tab.At("/approvals/h1")
+	harmless(t, tab, "/approvals/h1")
+	if focus := tab.Value("document.activeElement.tagName"); focus != "BODY" {
+		t.Errorf("the focus is on %s by default", focus)
+	}
+	tab.Shots("approval")
+	for range 80 {
+		tab.Keys("\t")
+		if tab.Value("document.activeElement.tagName === 'BUTTON' && !document.activeElement.closest('header')") == "true" {
+			break
+		}
+	}
+	if id := tab.Value("document.activeElement.id"); id != "refuse" {
+		t.Fatalf("the keyboard reaches %q first", id)
+	}
+	tab.Keys("\r")
+	tab.See("Say why")
+	if d.tray.cast != 0 {
+		t.Error("a refusal without a reason was cast")
+	}
+	tab.Go(d.url + "/approvals/h1?was%3A%2Famount=420000&to%3A%2Famount=90000")
+	tab.See("narrower than what was asked")
+	harmless(t, tab, "/approvals/h1, narrowed")
+	tab.Shots("approval-narrowed")
+	tab.Click("#approve")
+	tab.See("about to be carried out")
+	if len(d.tray.asked) != 1 || !d.tray.asked[0].Consent || len(d.tray.asked[0].Edits) != 1 || d.tray.asked[0].Edits[0].To != "90000" || d.tray.cast != 1 {
+		t.Errorf("asked %+v, cast %d", d.tray.asked, d.tray.cast)
+	}
+	d.tray.holds[0] = held("h1", start, "person:kim")
+	tab.Go(d.url + "/approvals/h1")
+	tab.Type("#reason", "not this month")
+	tab.Click("#refuse")
+	tab.See("It was refused, and nothing left the gateway")
+	if last := d.tray.asked[len(d.tray.asked)-1]; last.Consent || last.Reason != "not this month" || d.tray.cast != 2 {
+		t.Errorf("asked %+v, cast %d", last, d.tray.cast)
+	}
+	tab.Shots("approval-refused")
+	tab.Go(d.url + "/approvals/h2")
+	tab.See("Not yours to decide")
+	d.tray.holds = nil
+	tab.Go(d.url + "/approvals")
+	tab.See("Nothing waits here")
+	tab.Shots("approvals-empty")
 }

@@ -33,7 +33,7 @@ import (
 )
 
 // Options are what a console is made of; all are required but Consents,
-// Mandates, Desk and Refused.
+// Mandates, Desk, Approvals and Refused.
 type Options struct {
 	People *people.People
 	// Consents are the questions that clients wait for. nil: no client can
@@ -44,6 +44,8 @@ type Options struct {
 	// Desk is what operators, approvers and auditors look at. nil: there are
 	// no pages for it.
 	Desk Desk
+	// Approvals are what waits for people. nil: nothing can.
+	Approvals Approvals
 	// Watch is what the gate tells of its exchanges; required with Desk.
 	Watch *Watch
 	// Tools lists what a mandate can be about, by action.
@@ -197,6 +199,9 @@ func (c *Console) routes() []route {
 	}
 	if c.o.Desk != nil {
 		all = append(all, c.deskRoutes()...)
+	}
+	if c.o.Approvals != nil {
+		all = append(all, c.approvalRoutes()...)
 	}
 	if c.o.Consents != nil {
 		all = append(all,

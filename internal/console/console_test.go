@@ -40,6 +40,7 @@ type desk struct {
 	meanwhile func() // happens while a question is being decided
 	answers   string // where answers go, if not to localhost:3333
 	bureau    *bureau
+	tray      *tray
 	slow      bool // keep to the rate; else every request has a new second
 }
 
@@ -75,7 +76,7 @@ func (d *desk) End(_ context.Context, by ostiary.PrincipalID, id ostiary.Mandate
 
 func newDesk(t *testing.T) *desk {
 	t.Helper()
-	d := &desk{t: t, bureau: newBureau(), given: map[ostiary.PrincipalID][]Given{}, ask: Ask{
+	d := &desk{t: t, bureau: newBureau(), tray: &tray{}, given: map[ostiary.PrincipalID][]Given{}, ask: Ask{
 		Client: "Claude Code", ClientID: "https://claude.example/client.json", Known: true, Redirect: "localhost:3333", Loopback: true, Resource: "https://gate/mcp", Expires: start.Add(10 * time.Minute),
 		Wants: ostiary.Mandate{Kind: ostiary.TaskMandate, Task: "tidy up", Actions: []string{"bank___get_balance", "bank___send_payment"}, Resources: []string{"bank"}, Depth: 2, Expires: start.Add(8 * time.Hour),
 			Ceilings: []ostiary.Ceiling{{Action: "bank___send_payment", Pointer: "/amount", Max: "4200.50", Unit: "EUR"}}},
@@ -92,8 +93,9 @@ func newDesk(t *testing.T) *desk {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.tray.people = d.people
 	d.console, err = New(Options{
-		People: d.people, Consents: d, Mandates: d, Desk: d.bureau, Watch: NewWatch(clock), Clock: clock, Logger: slog.New(slog.DiscardHandler),
+		People: d.people, Consents: d, Mandates: d, Desk: d.bureau, Approvals: d.tray, Watch: NewWatch(clock), Clock: clock, Logger: slog.New(slog.DiscardHandler),
 		Tools: func() []Tool {
 			return []Tool{{"bank", "bank___get_balance", true}, {"bank", "bank___send_payment", false}, {"inbox", "inbox___read", true}}
 		},

@@ -3,6 +3,7 @@ package console
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"crypto/sha512"
 	"embed"
@@ -116,26 +117,41 @@ type entry struct {
 	Href, Name string
 	Page       string // the pages that belong to it
 	Key        string // that opens it, after g
+	Count      int    // of what waits there
 }
 
 // entries are the ways that a person may take, in the order of the day: what
 // happens, what waits, what there is, and oneself.
-func (c *Console) entries(who *people.Person) (out []entry) {
+func (c *Console) entries(ctx context.Context, who *people.Person) (out []entry) {
 	may := func(a access, there bool, e entry) {
 		if there && a.admits(who) {
 			out = append(out, e)
 		}
 	}
 	desk := c.o.Desk != nil
-	may(watching, desk, entry{"/now", "Now", "now", "n"})
-	may(reading, desk, entry{"/log", "Log", "log", "l"})
-	may(watching, desk, entry{"/agents", "Agents", "agents", "a"})
-	may(watching, desk, entry{"/tools", "Tools", "tools", "t"})
-	may(reading, desk, entry{"/policy", "Policy", "policy", "p"})
-	may(person, c.o.Mandates != nil, entry{"/mandates", "Mandates", "mandates", "m"})
-	may(having(people.Operator, people.Auditor), true, entry{"/people", "People", "people", "e"})
-	may(person, true, entry{"/me", "You", "me", "y"})
+	may(watching, desk, entry{"/now", "Now", "now", "n", 0})
+	may(person, c.o.Approvals != nil, entry{"/approvals", "Approvals", "approvals", "i", c.waiting(ctx, who)})
+	may(reading, desk, entry{"/log", "Log", "log", "l", 0})
+	may(watching, desk, entry{"/agents", "Agents", "agents", "a", 0})
+	may(watching, desk, entry{"/tools", "Tools", "tools", "t", 0})
+	may(reading, desk, entry{"/policy", "Policy", "policy", "p", 0})
+	may(person, c.o.Mandates != nil, entry{"/mandates", "Mandates", "mandates", "m", 0})
+	may(having(people.Operator, people.Auditor), true, entry{"/people", "People", "people", "e", 0})
+	may(person, true, entry{"/me", "You", "me", "y", 0})
 	return out
+}
+
+// waiting is how many actions wait for people, for those who have a role: 0
+// also if that cannot be told, which the pages themselves say.
+func (c *Console) waiting(ctx context.Context, who *people.Person) int {
+	if c.o.Approvals == nil || !watching.admits(who) {
+		return 0
+	}
+	n, err := c.o.Approvals.Count(ctx)
+	if err != nil {
+		return 0
+	}
+	return n[ostiary.HoldPending]
 }
 
 // frame is what every page has around it.
@@ -160,7 +176,7 @@ func (c *Console) show(x *exchange, status int, page, title string, f frame) err
 		if f.Who.Label != "" {
 			f.Name = NewForeign(f.Who.Label)
 		}
-		f.Nav = c.entries(f.Who)
+		f.Nav = c.entries(x.r.Context(), f.Who)
 	}
 	t := c.looks.pages[page]
 	if t == nil {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/control"
 )
 
@@ -144,6 +145,15 @@ func (c *Console) numbersNow(ctx context.Context) nowNumbers {
 	}
 	n.Gateway = state.Gateway
 	n.Attend, err = c.attend(state)
+	if c.o.Approvals != nil {
+		counts, err := c.o.Approvals.Count(ctx)
+		if err != nil {
+			n.Unknown = "what waits for people cannot be read"
+		}
+		if held := counts[ostiary.HoldPending]; held > 0 {
+			n.Attend = append([]attention{{State: "held", Text: plural(held, "action", "actions") + " " + waits(held) + " for people to decide", Link: "/approvals"}}, n.Attend...)
+		}
+	}
 	if err != nil {
 		n.Unknown = "what is contained cannot be read"
 	}

@@ -201,6 +201,11 @@ func (d *Desk) List(ctx context.Context, f approval.Filter) ([]Held, error) {
 	return out, nil
 }
 
+// Count says how many held actions there are in each state.
+func (d *Desk) Count(ctx context.Context) (map[ostiary.HoldState]int, error) {
+	return d.Approvals.Count(ctx)
+}
+
 // One returns a held action, by its id or the beginning of one.
 func (d *Desk) One(ctx context.Context, id ostiary.HoldID) (Held, error) {
 	h, err := d.Approvals.One(ctx, id)

@@ -249,8 +249,12 @@ func (d *Daemon) openConsole(context.Context) (err error) {
 			return d.cfg.bad("console.certificate", err.Error())
 		}
 	}
+	var held console.Approvals
+	if d.approvals != nil {
+		held = &control.Desk{Approvals: d.approvals, People: d.pages.people, Clock: d.clock}
+	}
 	d.pages.console, err = console.New(console.Options{
-		People: d.pages.people, Consents: consents{d.oauth}, Mandates: given{d.authority}, Desk: d.control, Watch: d.pages.watch, Tools: d.choices, Refused: d.stranger, Clock: d.clock, Logger: d.log,
+		Approvals: held, People: d.pages.people, Consents: consents{d.oauth}, Mandates: given{d.authority}, Desk: d.control, Watch: d.pages.watch, Tools: d.choices, Refused: d.stranger, Clock: d.clock, Logger: d.log,
 	})
 	if err == nil {
 		d.pages.handler = d.withOAuth(d.pages.console)
