@@ -26,7 +26,7 @@ func (id EntryID) String() string {
 // EntryRef is an entry's place, for people: log month and index,
 // "2026-11/1234". The zero EntryRef is "no entry".
 type EntryRef struct {
-	Month string // "2026-11"
+	Month string // "2026-11"; "2026-11.02" for the second log of a month, begun under another key
 	Index uint64
 }
 
@@ -50,7 +50,7 @@ func ParseEntryRef(s string) (EntryRef, error) {
 		month, num = "", s
 	}
 	if ok {
-		if _, err := time.Parse("2006-01", month); err != nil {
+		if !isMonth(month) {
 			return EntryRef{}, fmt.Errorf("entry %q: want YEAR-MONTH/NUMBER, for example 2026-11/1234", s)
 		}
 	}
@@ -59,6 +59,15 @@ func ParseEntryRef(s string) (EntryRef, error) {
 		return EntryRef{}, fmt.Errorf("entry %q: want YEAR-MONTH/NUMBER or a number", s)
 	}
 	return EntryRef{month, i}, nil
+}
+
+// isMonth accepts a month, and from 02 to 99 the number of a log within it.
+func isMonth(s string) bool {
+	month, number, numbered := strings.Cut(s, ".")
+	if _, err := time.Parse("2006-01", month); err != nil {
+		return false
+	}
+	return !numbered || len(number) == 2 && number >= "02" && number <= "99" && number[1] >= '0' && number[1] <= '9'
 }
 
 // EntryKind is the kind of a ledger entry. The numbers are part of the

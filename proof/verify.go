@@ -434,7 +434,7 @@ func (v *verifier) segments(d logDir, c *Chain, rep *LogReport, want []expectati
 	if err := meet(); err != nil { // checkpoints over the empty log
 		return err
 	}
-	if err := v.inherit(d, c); err != nil {
+	if err := v.inherit(d, c, rep); err != nil {
 		return err
 	}
 	spare := false
@@ -515,7 +515,7 @@ func (v *verifier) lastBegun(d logDir, i int) bool {
 }
 
 // inherit starts the chain of a log that follows a closed one.
-func (v *verifier) inherit(d logDir, c *Chain) error {
+func (v *verifier) inherit(d logDir, c *Chain, rep *LogReport) error {
 	var prev *Chain
 	for _, p := range v.chains {
 		if p.Closed != nil && p.Closed.Fact("successor") == d.origin {
@@ -527,6 +527,7 @@ func (v *verifier) inherit(d logDir, c *Chain) error {
 			return &Fault{Log: d.origin, What: "has another key than its predecessor named"}
 		}
 		c.Inherit(prev)
+		rep.KeyKnown = rep.KeyKnown || v.handedOver(prev)
 		return nil
 	}
 	// Its predecessor, if any, is not here: what it carried over is believed.
@@ -540,6 +541,14 @@ func (v *verifier) inherit(d logDir, c *Chain) error {
 			c.Open[o.ID] = o
 		}
 		return nil
+	})
+}
+
+// handedOver reports whether the end of a closed log, which names the next one
+// and its key, is signed by a key that is known.
+func (v *verifier) handedOver(prev *Chain) bool {
+	return slices.ContainsFunc(v.report.Logs, func(r LogReport) bool {
+		return r.Origin == prev.Origin && r.KeyKnown && r.Signed == r.Size
 	})
 }
 

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -878,6 +880,125 @@ func TestMonths(t *testing.T) {
 		rep, err = proof.VerifyFS(cp.Copy("/log"), proof.Options{})
 		if err == nil && (rep.Complete || !slices.ContainsFunc(rep.Notes, func(s string) bool { return strings.Contains(s, "is named and not in this copy") })) {
 			t.Errorf("a missing month was not said: %+v", rep)
+		}
+	})
+}
+
+// A log whose key is changed names the next one under the old key's signature:
+// whoever knows only the old key follows, and believes no other successor.
+func TestRotate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, fs, month := memoryWorld()
+		l := w.open(t)
+		first, err := l.Append(t.Context(), intent("a", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := l.Key()
+		stop, done := make(chan bool), make(chan int)
+		go func() { // traffic
+			n := 0
+			for {
+				select {
+				case <-stop:
+					done <- n
+					return
+				default:
+				}
+				if _, err := l.Append(context.Background(), &ostiary.Entry{Kind: ostiary.KindOutcome, Agent: "b", Code: "forbid"}); err != nil {
+					t.Error("during the change:", err)
+				}
+				n++
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		time.Sleep(1500 * time.Millisecond)
+		for range 2 { // the second time nothing happens
+			if err := l.Rotate(t.Context(), nextKey); err != nil {
+				t.Fatal(err)
+			}
+		}
+		second, err := l.Append(t.Context(), intent("a", 2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		month.Add(int64(2 * time.Minute)) // the next month is under the new key too
+		time.Sleep(2500 * time.Millisecond)
+		stop <- true
+		if n := <-done; n < 1000 {
+			t.Errorf("only %d entries of traffic", n)
+		}
+		third, err := l.Append(t.Context(), intent("a", 3))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first.Ref.Month != "2000-01" || second.Ref.Month != "2000-01.02" || third.Ref.Month != "2000-02" {
+			t.Errorf("logs %s, %s and %s", first.Ref, second.Ref, third.Ref)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+
+		o := w.Options
+		o.Signer = nextKey
+		if l, err = ledger.Open(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		_, err = l.Prove(first.Ref)
+		wantKind(t, "a proof without the old key", err, ostiary.Conflict, "ledger_key")
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		o.Older = []crypto.Signer{w.Signer}
+		if l, err = ledger.Open(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []ostiary.Receipt{first, second, third} {
+			if _, err := l.Prove(r.Ref); err != nil {
+				t.Error(r.Ref, err)
+			}
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+
+		rep, err := proof.VerifyFS(fs.Copy("/log"), proof.Options{Keys: map[string]string{first.Origin: old}})
+		if err != nil || len(rep.Logs) != 3 {
+			t.Fatalf("%+v, %v", rep, err)
+		}
+		for _, r := range rep.Logs {
+			if !r.KeyKnown || r.Signed != r.Size {
+				t.Errorf("log %s: known %v, %d of %d entries are covered by a signature", r.Origin, r.KeyKnown, r.Signed, r.Size)
+			}
+		}
+		// Another key in the successor's name.
+		forged := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, ed25519.SeedSize))
+		s, err := proof.NewSigner(second.Origin, forged)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := proof.VerifyFS(fs.Copy("/log"), proof.Options{Keys: map[string]string{second.Origin: s.VerifierKey()}}); err == nil {
+			t.Error("a successor under another key than it is known by verified")
+		}
+	})
+}
+
+// Keys are changed by people: a log that is handed on without end is refused.
+func TestRotateTooOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, _ := memoryWorld()
+		l := w.open(t)
+		keys := []crypto.Signer{nextKey, w.Signer}
+		var err error
+		for n := 0; err == nil && n < 200; n++ {
+			err = l.Rotate(t.Context(), keys[n%2])
+		}
+		wantKind(t, "too often", err, ostiary.Exhausted, "ledger_rotations")
+		if _, err := l.Append(t.Context(), intent("a", 1)); err != nil {
+			t.Error("the log goes on:", err)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -1,7 +1,10 @@
 package ledger_test
 
 import (
+	"bytes"
 	"context"
+	"crypto"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -16,8 +19,8 @@ import (
 )
 
 // story runs a log through everything that touches files: opening, appends
-// over several segments, the second's work, the turn of a month, closing. It
-// returns what was acknowledged, and stops at the first refusal.
+// over several segments, the second's work, the turn of a month, a change of
+// key, closing. It returns what was acknowledged, and stops at the first refusal.
 func story(w *world, month *atomic.Int64) (acked map[ostiary.EntryID]ostiary.Receipt, err error) {
 	acked = map[ostiary.EntryID]ostiary.Receipt{}
 	ctx := context.Background()
@@ -48,6 +51,11 @@ func story(w *world, month *atomic.Int64) (acked map[ostiary.EntryID]ostiary.Rec
 				month.Add(int64(2 * time.Minute))
 				time.Sleep(1500 * time.Millisecond) // the month turns
 			}
+			if i == 6 {
+				if err := l.Rotate(ctx, nextKey); err != nil {
+					return err
+				}
+			}
 			if _, err := add(outcome(in)); err != nil {
 				return err
 			}
@@ -58,6 +66,9 @@ func story(w *world, month *atomic.Int64) (acked map[ostiary.EntryID]ostiary.Rec
 	err = run()
 	return acked, errors.Join(err, l.Close())
 }
+
+// nextKey is the one the story goes on with.
+var nextKey = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize))
 
 func memoryWorld() (*world, *ledgertest.FS, *atomic.Int64) {
 	w := newWorld("/log")
@@ -72,9 +83,14 @@ func memoryWorld() (*world, *ledgertest.FS, *atomic.Int64) {
 // check reopens a log after whatever happened and looks for every
 // acknowledged entry and an Outcome for every Intent.
 func check(w *world, acked map[ostiary.EntryID]ostiary.Receipt) error {
-	l, err := ledger.Open(context.Background(), w.Options)
+	o := w.Options
+	o.Signer, o.Older = nextKey, []crypto.Signer{w.Signer}
+	l, err := ledger.Open(context.Background(), o)
 	if err != nil {
 		return fmt.Errorf("opening again: %w", err)
+	}
+	if err := l.Rotate(context.Background(), nextKey); err != nil {
+		return errors.Join(fmt.Errorf("changing the key again: %w", err), l.Close())
 	}
 	have := map[ostiary.EntryID]ostiary.EntryRef{}
 	open := map[ostiary.EntryID]bool{}

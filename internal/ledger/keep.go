@@ -3,6 +3,7 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"encoding/json"
 	"path/filepath"
 	"slices"
@@ -205,7 +206,7 @@ func (l *Log) beat(ctx context.Context, step time.Duration) error {
 	}
 	l.queue.operate(func() { l.sweep(ctx) })
 	if month := l.opt.Clock().UTC().Format("2006-01"); month > v.month {
-		return l.turnMonth(ctx, v, month)
+		return l.turnMonth(ctx, month)
 	}
 	return nil
 }
@@ -298,15 +299,53 @@ func (l *Log) lastWords(ctx context.Context) []ownEntry {
 	return append(entries, e)
 }
 
-// turnMonth closes the log of one month and opens the next. What needs the
-// control state or the disk is done before anything stops.
-func (l *Log) turnMonth(ctx context.Context, v *volume, month string) error {
-	next := l.volume(month)
-	var err error
-	if next.signer, err = proof.NewSigner(next.origin, l.opt.Signer); err != nil {
+// turnMonth goes on in the log of another month.
+func (l *Log) turnMonth(ctx context.Context, month string) error {
+	l.turning.Lock()
+	defer l.turning.Unlock()
+	v := l.current()
+	if month <= v.month {
+		return nil
+	}
+	return l.goOn(ctx, v, month, l.signer)
+}
+
+// Rotate closes the log and goes on in another one under this key; if it is
+// under it already, nothing happens. The last entry of the one that is closed
+// names the next and its key, under the old key's signature, so whoever
+// trusts the old key can follow without asking anybody. Appends go on
+// meanwhile. After an error, or the end of the process, the log goes on under
+// one key or the other, and Rotate may be asked again.
+func (l *Log) Rotate(ctx context.Context, signer crypto.Signer) error {
+	l.turning.Lock()
+	defer l.turning.Unlock()
+	l.signer = signer
+	v := l.current()
+	if own, err := proof.NewSigner(v.origin, signer); err != nil || own.VerifierKey() == v.signer.VerifierKey() {
 		return err
 	}
-	next.chain = proof.NewChain(next.origin, v.chain.Key)
+	for month := v.month; ; {
+		var err error
+		if month, err = after(month); err != nil {
+			return err
+		}
+		// A log that was announced under a key which has been given up since,
+		// and never begun, is left behind.
+		if err := l.goOn(ctx, v, month, signer); err == nil || ostiary.AsError(err).Code != "log_key" {
+			return err
+		}
+	}
+}
+
+// goOn closes the log that is written to and opens the next. What needs the
+// control state or the disk is done before anything stops.
+func (l *Log) goOn(ctx context.Context, v *volume, month string, signer crypto.Signer) error {
+	next := l.volume(month)
+	var err error
+	if next.signer, err = proof.NewSigner(next.origin, signer); err != nil {
+		return err
+	}
+	next.chain = proof.NewChain(next.origin, next.chainKey())
 	if err := l.fence(ctx, next); err != nil {
 		return err
 	}
@@ -373,10 +412,10 @@ func (l *Log) succeed(ctx context.Context, v *volume) (*volume, found, error) {
 		return nil, f, &proof.Fault{Log: v.origin, What: "names a successor that is not of this gateway"}
 	}
 	var err error
-	if next.signer, err = proof.NewSigner(next.origin, l.opt.Signer); err != nil {
+	if next.signer, err = l.named(next.origin, v.chain.Closed.Fact("successor_key")); err != nil {
 		return nil, f, err
 	}
-	next.chain = proof.NewChain(next.origin, v.chain.Key)
+	next.chain = proof.NewChain(next.origin, next.chainKey())
 	if err := l.compareNew(ctx, next); err != nil {
 		return nil, f, err
 	}

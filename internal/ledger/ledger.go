@@ -74,10 +74,11 @@ type AEAD interface {
 // Options are what a log needs. Dir, Deployment, Gateway, Signer, Wrap and
 // Control are required.
 type Options struct {
-	Dir        string        // one directory for all months of this log; 0700
-	Deployment string        // first part of the log's origin
-	Gateway    string        // second part; "deployment" for the deployment's own log
-	Signer     crypto.Signer // Ed25519, the log's key for its whole life
+	Dir        string          // one directory for all months of this log; 0700
+	Deployment string          // first part of the log's origin
+	Gateway    string          // second part; "deployment" for the deployment's own log
+	Signer     crypto.Signer   // Ed25519, the key of the log that is begun next; see [Log.Rotate]
+	Older      []crypto.Signer // of logs before it, which are finished with the keys they were begun with
 	Wrap       AEAD
 	Control    Control
 	Parent     *Log // the deployment log, which records this log's opening and heads; nil for itself
@@ -146,8 +147,14 @@ type Log struct {
 	frames frames       // owned by the committer
 	room   room         // spare segments and the reserve
 
-	mu      sync.RWMutex
-	volumes []*volume // oldest first; the last is written to
+	turning sync.Mutex    // held while one log is closed and the next begun
+	signer  crypto.Signer // of the log that is begun next; guarded by turning
+
+	mu      sync.RWMutex // guards what follows
+	volumes []*volume    // oldest first; the last is written to
+	// finished is how many of them need nothing any more; all after are open
+	// to be published.
+	finished int
 
 	counts counts
 

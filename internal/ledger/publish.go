@@ -36,10 +36,7 @@ func (l *Log) publishes(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		l.mu.RLock()
-		volumes := l.volumes[max(0, len(l.volumes)-2):] // the one before may have its end still to publish
-		l.mu.RUnlock()
-		for _, v := range volumes {
+		for _, v := range l.unfinished() {
 			if err := l.anchor(ctx, v); err != nil && ctx.Err() == nil {
 				l.log.Warn("anchoring", "log", v.origin, "err", err)
 			}
@@ -48,6 +45,22 @@ func (l *Log) publishes(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// unfinished returns the log that is written to and those before it whose end
+// is still to be published or anchored: a month may turn, and a key be
+// changed, within one second.
+func (l *Log) unfinished() []*volume {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.finished < len(l.volumes)-1 {
+		v := l.volumes[l.finished]
+		if size := v.head.Load().Size; v.published.Load() != size || v.anchored.Load() != size {
+			break
+		}
+		l.finished++
+	}
+	return l.volumes[l.finished:len(l.volumes):len(l.volumes)]
 }
 
 // anchor stores the head in the control state and in the deployment log. The

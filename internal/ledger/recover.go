@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ func Open(ctx context.Context, o Options) (_ *Log, err error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	l := &Log{opt: o, log: o.Logger.With("log", o.Deployment+"/"+o.Gateway), failed: make(chan struct{})}
+	l := &Log{opt: o, signer: o.Signer, log: o.Logger.With("log", o.Deployment+"/"+o.Gateway), failed: make(chan struct{})}
 	l.queue.init(l.opt.whole().holds())
 	l.grew.init()
 	l.room.wake, l.room.ready = make(chan struct{}, 1), make(chan struct{}, 1)
@@ -57,8 +58,10 @@ func Open(ctx context.Context, o Options) (_ *Log, err error) {
 	if err := l.load(); err != nil {
 		return nil, err
 	}
-	if n := len(l.volumes); n > 1 { // its end may not be published or anchored yet
-		prev := l.volumes[n-2]
+	// The end of those before the last may not be published or anchored yet.
+	l.finished = len(l.volumes) - 1
+	for l.finished > 0 {
+		prev := l.volumes[l.finished-1]
 		known, _, err := o.Control.Head(ctx, prev.origin)
 		if err != nil {
 			return nil, err
@@ -67,6 +70,10 @@ func Open(ctx context.Context, o Options) (_ *Log, err error) {
 			return nil, err
 		}
 		prev.anchored.Store(known)
+		l.finished--
+		if size := prev.head.Load().Size; prev.published.Load() == size && known == size {
+			break
+		}
 	}
 	v := l.volumes[len(l.volumes)-1]
 	f, err := l.recover(ctx, v)
@@ -206,7 +213,7 @@ func (l *Log) revive(v *volume) error {
 	if v.signer != nil {
 		return nil
 	}
-	signer, err := proof.NewSigner(v.origin, l.opt.Signer)
+	signer, err := l.signerOf(v)
 	if err != nil {
 		return err
 	}
@@ -228,6 +235,55 @@ func (l *Log) revive(v *volume) error {
 	return nil
 }
 
+// signerOf returns the signer of the key a volume was begun with; of one that
+// was never begun, that of the log that is begun next.
+func (l *Log) signerOf(v *volume) (*proof.Signer, error) {
+	segs, err := v.list()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range segs {
+		key := ""
+		err := v.with(s, func(f File, size int64) error {
+			about, _, _, err := proof.ReadOpening(f, size, s.number)
+			key = about.Key
+			return err
+		})
+		if err == nil {
+			return l.named(v.origin, key)
+		}
+	}
+	return proof.NewSigner(v.origin, l.opt.Signer) // scanning says what is wrong with it, if anything is
+}
+
+// announced gives a log that was never begun the key it was announced under:
+// the one that is begun next may have another one by now.
+func (l *Log) announced(ctx context.Context, v *volume) error {
+	_, err := l.opt.Control.OpenLog(ctx, v.origin, v.signer.VerifierKey())
+	for _, k := range l.opt.Older {
+		if err == nil || ostiary.AsError(err).Code != "log_key" {
+			break
+		}
+		if v.signer, err = proof.NewSigner(v.origin, k); err != nil {
+			return err
+		}
+		v.chain = proof.NewChain(v.origin, v.chainKey())
+		_, err = l.opt.Control.OpenLog(ctx, v.origin, v.signer.VerifierKey())
+	}
+	return err
+}
+
+// named returns the signer of the verifier key. A key that is not at hand is
+// Conflict: the log was written with another one.
+func (l *Log) named(origin, key string) (*proof.Signer, error) {
+	for _, k := range append([]crypto.Signer{l.opt.Signer}, l.opt.Older...) {
+		if s, err := proof.NewSigner(origin, k); err != nil || s.VerifierKey() == key {
+			return s, err
+		}
+	}
+	return nil, ostiary.Errorf(ostiary.Conflict, "ledger_key", "log %s was written with another key", origin)
+}
+
 // addOld adds a segment that is not written to any more.
 func (v *volume) addOld(s *segment) error {
 	return v.with(s, func(f File, size int64) error {
@@ -247,7 +303,7 @@ func (v *volume) addOld(s *segment) error {
 // recover brings one volume from its files to where the committer can go on.
 func (l *Log) recover(ctx context.Context, v *volume) (found, error) {
 	var err error
-	if v.signer, err = proof.NewSigner(v.origin, l.opt.Signer); err != nil {
+	if v.signer, err = l.signerOf(v); err != nil {
 		return found{}, err
 	}
 	v.chain = proof.NewChain(v.origin, v.chainKey())
@@ -259,6 +315,11 @@ func (l *Log) recover(ctx context.Context, v *volume) (found, error) {
 	scan, spares, f, err := l.scanLive(v, segs)
 	if err != nil {
 		return f, err
+	}
+	if scan == nil {
+		if err := l.announced(ctx, v); err != nil {
+			return f, err
+		}
 	}
 	// 4. Compare with the anchor and what was published.
 	if err := l.compare(ctx, v, scan); err != nil {
@@ -670,9 +731,10 @@ func (l *Log) shutdown() error {
 	l.workers.Wait()
 	var err error
 	if l.Err() == nil {
-		v := l.current()
-		if err = l.sayLast(deadline, v); err == nil {
-			err = errors.Join(l.publish(v, 1<<40), l.anchor(deadline, v))
+		if err = l.sayLast(deadline, l.current()); err == nil {
+			for _, v := range l.unfinished() {
+				err = errors.Join(err, l.publish(v, 1<<40), l.anchor(deadline, v))
+			}
 		}
 	} else {
 		err = l.Err()

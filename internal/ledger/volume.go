@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -39,7 +41,7 @@ func (h *head) signature(s *proof.Signer) ([]byte, error) {
 	return sig, err
 }
 
-// volume is the log of one month: one origin, one directory. Reading is safe
+// volume is the log of one month, or of one key within it: one origin, one directory. Reading is safe
 // for concurrent use; the committer alone writes.
 type volume struct {
 	origin string
@@ -75,7 +77,28 @@ type volume struct {
 	tiles published // owned by the publisher
 }
 
-var monthSyntax = regexp.MustCompile(`^[0-9]{4}-(0[1-9]|1[0-2])$`)
+// monthSyntax is what a log is called: its month, and a number if its key was
+// changed within it.
+var monthSyntax = regexp.MustCompile(`^[0-9]{4}-(0[1-9]|1[0-2])(\.(0[2-9]|[1-9][0-9]))?$`)
+
+// lastOfMonth is how many logs a month may have: keys are changed by people.
+const lastOfMonth = 99
+
+// after returns the name of the log that follows within the same month.
+func after(month string) (string, error) {
+	month, number, _ := strings.Cut(month, ".")
+	n := 1
+	if number != "" {
+		var err error
+		if n, err = strconv.Atoi(number); err != nil {
+			return "", err
+		}
+	}
+	if n >= lastOfMonth {
+		return "", ostiary.Errorf(ostiary.Exhausted, "ledger_rotations", "the log's key was changed %d times this month: no further change before the next", lastOfMonth-1)
+	}
+	return fmt.Sprintf("%s.%02d", month, n+1), nil
+}
 
 func newVolume(fsys FS, dir, origin string) *volume {
 	v := &volume{origin: origin, month: proof.Month(origin), dir: dir, id: ostiary.DigestOf([]byte(origin)), fs: fsys}
