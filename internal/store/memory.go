@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"maps"
@@ -506,6 +507,52 @@ func (m *Memory) DataKey(ctx context.Context, name string) ([]byte, error) {
 		return slices.Clone(there), nil
 	}
 	return nil, errNone("data key")
+}
+
+func (m *Memory) DataKeys(ctx context.Context, after string, limit int) ([]DataKey, error) {
+	leave, err := m.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	var out []DataKey
+	for _, name := range slices.Sorted(maps.Keys(m.keys)) {
+		if name > after && m.keys[name] != nil && len(out) < wraps(limit) {
+			out = append(out, DataKey{name, slices.Clone(m.keys[name])})
+		}
+	}
+	return out, nil
+}
+
+func (m *Memory) RewrapDataKeys(ctx context.Context, all []Rewrap) (int, error) {
+	if err := checkRewraps(all); err != nil {
+		return 0, err
+	}
+	leave, err := m.enter(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	old := map[string]bool{}
+	for _, r := range all {
+		if there := m.keys[r.Name]; there != nil && bytes.Equal(there, r.Old) {
+			old[r.Name] = true
+		}
+	}
+	if len(old) == 0 {
+		return 0, nil
+	}
+	err = m.commit(NewRequest(), "data_key", "", map[string]int{"wrapped_anew": len(old)}, func() {
+		for _, r := range all {
+			if old[r.Name] {
+				m.keys[r.Name] = slices.Clone(r.New)
+			}
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(old), nil
 }
 
 func (m *Memory) SetContainment(ctx context.Context, request string, c Containment) (uint64, error) {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -478,6 +479,34 @@ func (s *SQL) DataKey(ctx context.Context, name string) (wrapped []byte, err err
 	return wrapped, err
 }
 
+func (s *SQL) DataKeys(ctx context.Context, after string, limit int) ([]DataKey, error) {
+	return rows(ctx, s.engine, func(r *sql.Rows) (k DataKey, err error) {
+		err = r.Scan(&k.Name, &k.Wrapped)
+		return k, err
+	}, "SELECT name, wrapped FROM data_key WHERE name > ? ORDER BY name LIMIT ?", after, int64(wraps(limit)))
+}
+
+func (s *SQL) RewrapDataKeys(ctx context.Context, all []Rewrap) (int, error) {
+	if err := checkRewraps(all); err != nil || len(all) == 0 {
+		return 0, err
+	}
+	return write(ctx, s.engine, func(x *txn) (int, error) {
+		done := 0
+		for _, r := range all {
+			n, err := x.exec("UPDATE data_key SET wrapped = ? WHERE name = ? AND wrapped = ?", r.New, r.Name, r.Old)
+			if err != nil {
+				return 0, err
+			}
+			done += int(n)
+		}
+		if done == 0 {
+			return 0, nil
+		}
+		_, err := x.change("data_key", "", map[string]int{"wrapped_anew": done})
+		return done, err
+	})
+}
+
 func (s *SQL) SetContainment(ctx context.Context, request string, c Containment) (uint64, error) {
 	if err := checkContainment(request, c); err != nil {
 		return 0, err
@@ -574,6 +603,26 @@ func checkKey(name string, wrapped []byte) error {
 		return err
 	}
 	return checkSize("data key", wrapped, maxWrapped)
+}
+
+func checkRewraps(all []Rewrap) error {
+	if len(all) > MaxWraps {
+		return ostiary.Errorf(ostiary.Malformed, "data_key", "at most %d wraps are replaced at once", MaxWraps)
+	}
+	for _, r := range all {
+		if err := errors.Join(checkKey(r.Name, r.New), checkSize("old wrap", r.Old, maxWrapped)); err != nil {
+			return ostiary.Errorf(ostiary.Malformed, "data_key", "a wrap to replace has a name, the old wrap and the new one").Because(err)
+		}
+	}
+	return nil
+}
+
+// wraps is how many are listed if so many are asked for.
+func wraps(limit int) int {
+	if limit <= 0 || limit > MaxWraps {
+		return MaxWraps
+	}
+	return limit
 }
 
 func checkSize(what string, b []byte, limit int) error {

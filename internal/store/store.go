@@ -53,8 +53,38 @@ type Store interface {
 	Containments
 	record.Keeper
 	approval.Store
+	Wraps
 	Revisions
 	Close() error
+}
+
+// DataKey is a wrapped data key with its name.
+type DataKey struct {
+	Name    string
+	Wrapped []byte
+}
+
+// Rewrap puts another wrap in the place of one that was read.
+type Rewrap struct {
+	Name     string
+	Old, New []byte
+}
+
+// MaxWraps bounds how many wrapped keys are listed, or replaced, at once: each
+// is below 200 bytes, and a transaction of so many is short.
+const MaxWraps = 500
+
+// Wraps lets the key under which data keys are wrapped be changed. Writes are
+// durable before they return. Safe for concurrent use, also from several
+// processes.
+type Wraps interface {
+	// DataKeys lists wrapped keys by name, after a name ("" is before the
+	// first), at most limit, which is at most MaxWraps.
+	DataKeys(ctx context.Context, after string, limit int) ([]DataKey, error)
+	// RewrapDataKeys replaces each wrap that is still the old one, at most
+	// MaxWraps, in one transaction, and returns how many it replaced. A key
+	// that is gone, or was wrapped anew by somebody else, stays as it is.
+	RewrapDataKeys(ctx context.Context, all []Rewrap) (int, error)
 }
 
 // Containment is how far something is cut off, and why. Beside the scopes that

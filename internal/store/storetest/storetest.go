@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ type Engine struct {
 func Run(t *testing.T, e Engine) {
 	for name, f := range map[string]func(*testing.T, Engine){
 		"JoinTokens": joinTokens, "OneRedeems": oneRedeems, "Revocations": revocations, "Pins": pins,
-		"Snapshots": snapshots, "Sessions": sessions, "Logs": logs, "DataKeys": dataKeys,
+		"Snapshots": snapshots, "Sessions": sessions, "Logs": logs, "DataKeys": dataKeys, "Rewraps": rewraps,
 		"Containments": containments, "Revisions": revisions, "Writers": writers, "Faults": faults,
 		"AddAgents": addAgents, "Records": records, "RecordsTaken": recordsTaken, "RecordsSwept": recordsSwept,
 		"Holds": holds, "RecordBatches": recordBatches, "Mandates": mandates, "MandateEnds": mandateEnds,
@@ -443,6 +444,56 @@ func dataKeys(t *testing.T, e Engine) {
 	}
 	if b := get[[]byte](t)(s.DataKey(ctx, "k")); !seen[string(b)] {
 		t.Fatal("another key was stored")
+	}
+}
+
+// rewraps: a wrap is replaced only where it is still the one that was read.
+func rewraps(t *testing.T, e Engine) {
+	s, ctx := e.Open(t), t.Context()
+	for i := range 7 {
+		get[[]byte](t)(s.PutDataKey(ctx, fmt.Sprint("k", i), []byte("old")))
+	}
+	if all := get[[]store.DataKey](t)(s.DataKeys(ctx, "", 0)); len(all) != 7 || all[0].Name != "k0" || string(all[6].Wrapped) != "old" {
+		t.Fatalf("listed %v", all)
+	}
+	if some := get[[]store.DataKey](t)(s.DataKeys(ctx, "k2", 2)); len(some) != 2 || some[0].Name != "k3" || some[1].Name != "k4" {
+		t.Fatalf("after k2: %v", some)
+	}
+	rev := get[uint64](t)(s.Revision(ctx))
+	change := []store.Rewrap{
+		{Name: "k1", Old: []byte("old"), New: []byte("new")}, {Name: "k2", Old: []byte("other"), New: []byte("new")},
+		{Name: "absent", Old: []byte("old"), New: []byte("new")}, {Name: "k3", Old: []byte("old"), New: []byte("new")},
+	}
+	if n := get[int](t)(s.RewrapDataKeys(ctx, change)); n != 2 {
+		t.Errorf("%d wraps replaced, not 2", n)
+	}
+	if n := get[int](t)(s.RewrapDataKeys(ctx, change)); n != 0 {
+		t.Errorf("asked again, %d were replaced", n)
+	}
+	if now := get[uint64](t)(s.Revision(ctx)); now != rev+1 {
+		t.Errorf("revision %d after %d and one change", now, rev)
+	}
+	for name, want := range map[string]string{"k0": "old", "k1": "new", "k2": "old", "k3": "new"} {
+		if b := get[[]byte](t)(s.DataKey(ctx, name)); string(b) != want {
+			t.Errorf("%s is %q", name, b)
+		}
+	}
+	_, err := s.DataKey(ctx, "absent")
+	want(t, err, ostiary.NotFound)
+	_, err = s.RewrapDataKeys(ctx, []store.Rewrap{{Name: "k0", Old: []byte("old")}})
+	want(t, err, ostiary.Malformed)
+	_, err = s.RewrapDataKeys(ctx, make([]store.Rewrap, store.MaxWraps+1))
+	want(t, err, ostiary.Malformed)
+
+	// Of many who replace the same wrap one does.
+	var done atomic.Int64
+	race(10, func(i int) error {
+		n, err := s.RewrapDataKeys(ctx, []store.Rewrap{{Name: "k0", Old: []byte("old"), New: []byte(fmt.Sprint("by", i))}})
+		done.Add(int64(n))
+		return err
+	})
+	if done.Load() != 1 {
+		t.Errorf("%d of 10 replaced it", done.Load())
 	}
 }
 
