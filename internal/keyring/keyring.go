@@ -7,8 +7,8 @@
 // of key.
 //
 // It trusts the operating system's file permissions, the file system's fsync,
-// and crypto/rand. It does not encrypt keys at rest, does not rotate them,
-// and cannot undo what a reader with the same user id does: that user is the
+// and crypto/rand. It does not encrypt keys at rest, does not say which key
+// follows which (package rotation does), and cannot undo what a reader with the same user id does: that user is the
 // deployment. Keys are PKCS #8 (RFC 5208) and raw AES keys in PEM (RFC 7468).
 package keyring
 
@@ -157,6 +157,37 @@ func (s sealer) Open(sealed, ad []byte) ([]byte, error) {
 		return nil, ostiary.Errorf(ostiary.Corrupt, "sealed", "the sealed value does not open").Because(err)
 	}
 	return plain, nil
+}
+
+// Has reports whether there is a key of that name. One that cannot be looked
+// at is not there.
+func (r *Ring) Has(name string) bool {
+	if !validName(name) {
+		return false
+	}
+	_, err := r.root.Lstat(file(name))
+	return err == nil
+}
+
+// Destroy removes a key for good; one that is not there is removed already.
+// What lies on the device until it is written over is the device's.
+func (r *Ring) Destroy(name string) error {
+	if !validName(name) {
+		return ostiary.Errorf(ostiary.Malformed, "key_name", "a key's name has 1 to 64 of a-z, 0-9 and dash")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.root.Remove(file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return failed(name, err)
+	}
+	d, err := r.root.Open(".")
+	if err != nil {
+		return failed(name, err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return failed(name, err)
+	}
+	return nil
 }
 
 func (r *Ring) private(name string, generate func() (crypto.PrivateKey, error)) (crypto.PrivateKey, error) {
