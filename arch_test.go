@@ -27,6 +27,7 @@ var floors = map[string]int{
 	"internal/durable":     1,
 	"internal/record":      1,
 	"internal/deferred":    1,
+	"internal/rotation":    1,
 	"internal/identity":    2,
 	"internal/mandate":     2,
 	"internal/policy":      2,
@@ -57,6 +58,7 @@ var neighbours = map[[2]string]string{
 	{"internal/mcpwire", "internal/strictjson"}:  "MCP's envelope is read by the strict scanner",
 	{"internal/deferred", "internal/strictjson"}: "a stored argument is read like one that arrived",
 	{"verify", "internal/strictjson"}:            "nothing else reads foreign JSON",
+	{"internal/rotation", "internal/record"}:     "the schedule is one record, which every process of a store follows",
 }
 
 // onlyFrom lists packages that only the named floors' packages may import.
