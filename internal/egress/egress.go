@@ -50,6 +50,9 @@ type Options struct {
 	Tools   Tools
 	Signer  crypto.Signer // signs outgoing HTTP; nil leaves it unsigned
 	KeyID   string        // names Signer's key to the far side
+	// Signing says which key signs now, and its id; it is asked for each
+	// request, from memory. nil: Signer, for good. All are of one algorithm.
+	Signing func() (key crypto.Signer, id string)
 	Clock   func() time.Time
 	Logger  *slog.Logger
 	Version string // of this product, for clientInfo and User-Agent
@@ -196,7 +199,7 @@ func New(o Options) (*Egress, error) {
 	}
 	if o.Signer != nil {
 		var err error
-		if s.signer, err = newSigner(o.Signer, o.KeyID, o.Clock); err != nil {
+		if s.signer, err = newSigner(o.Signer, o.KeyID, o.Signing, o.Clock); err != nil {
 			return nil, err
 		}
 	}

@@ -35,12 +35,13 @@ const (
 type signer struct {
 	key   crypto.Signer
 	keyID string
+	now   func() (crypto.Signer, string) // nil: the above, for good
 	alg   string
 	clock func() time.Time
 }
 
-func newSigner(key crypto.Signer, keyID string, clock func() time.Time) (*signer, error) {
-	s := &signer{key: key, keyID: keyID, clock: clock}
+func newSigner(key crypto.Signer, keyID string, now func() (crypto.Signer, string), clock func() time.Time) (*signer, error) {
+	s := &signer{key: key, keyID: keyID, now: now, clock: clock}
 	switch pub := key.Public().(type) {
 	case *ecdsa.PublicKey:
 		if pub.Curve != elliptic.P256() {
@@ -75,6 +76,10 @@ func ifThere() [2]component {
 // sign adds Content-Digest, Signature-Input and Signature to h for a POST of
 // body to target. Every other covered header must already be there.
 func (s *signer) sign(h http.Header, target string, body []byte) error {
+	key, keyID := s.key, s.keyID
+	if s.now != nil {
+		key, keyID = s.now()
+	}
 	sum := sha256.Sum256(body)
 	digest := append(make([]byte, 0, 64), "sha-256=:"...)
 	digest = append(base64.StdEncoding.AppendEncode(digest, sum[:]), ':')
@@ -96,7 +101,7 @@ func (s *signer) sign(h http.Header, target string, body []byte) error {
 	params = strconv.AppendInt(params, created+int64(signatureLife/time.Second), 10)
 	params = append(params, `;nonce="`...)
 	params = base64.RawURLEncoding.AppendEncode(params, nonce[:])
-	params = append(append(params, `";keyid="`...), s.keyID...)
+	params = append(append(params, `";keyid="`...), keyID...)
 	params = append(append(params, `";alg="`...), s.alg...)
 	params = append(params, `";tag="`+signatureTag+`"`...)
 
@@ -112,7 +117,7 @@ func (s *signer) sign(h http.Header, target string, body []byte) error {
 	}
 	base = append(append(base, "\n\"@signature-params\": "...), params...)
 
-	sig, err := s.signature(base)
+	sig, err := s.signature(key, base)
 	if err != nil {
 		return ostiary.Errorf(ostiary.Internal, "signature", "the request could not be signed").Because(err)
 	}
@@ -125,12 +130,12 @@ func (s *signer) sign(h http.Header, target string, body []byte) error {
 
 // signature signs the base. ECDSA signatures travel as r and s, 32 bytes
 // each, where Go makes ASN.1 (RFC 9421, section 3.3.4).
-func (s *signer) signature(base []byte) ([]byte, error) {
+func (s *signer) signature(key crypto.Signer, base []byte) ([]byte, error) {
 	if s.alg == "ed25519" {
-		return s.key.Sign(rand.Reader, base, crypto.Hash(0))
+		return key.Sign(rand.Reader, base, crypto.Hash(0))
 	}
 	sum := sha256.Sum256(base)
-	der, err := s.key.Sign(rand.Reader, sum[:], crypto.SHA256)
+	der, err := key.Sign(rand.Reader, sum[:], crypto.SHA256)
 	if err != nil {
 		return nil, err
 	}

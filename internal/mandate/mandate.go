@@ -54,19 +54,30 @@ type Signer struct {
 	issuer string
 	key    *ecdsa.PrivateKey
 	kid    string
+	known  map[string]*ecdsa.PublicKey // by kid; its own among them
 }
 
-// New returns a signer for the trust domain. The key must be on P-256.
-func New(trustDomain string, key *ecdsa.PrivateKey) (*Signer, error) {
-	if key == nil || key.Curve != elliptic.P256() {
+// New returns a signer for the trust domain, which reads mandates signed with
+// its own key or with one of the others: those that were or will be its own.
+// All must be on P-256.
+func New(trustDomain string, key *ecdsa.PrivateKey, others ...*ecdsa.PublicKey) (*Signer, error) {
+	if key == nil {
 		return nil, errors.New("a mandate is signed with a key on P-256")
 	}
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		return nil, err
+	s := &Signer{issuer: "spiffe://" + trustDomain, key: key, known: map[string]*ecdsa.PublicKey{}}
+	for _, pub := range append(others, &key.PublicKey) {
+		if pub == nil || pub.Curve != elliptic.P256() {
+			return nil, errors.New("a mandate is signed with a key on P-256")
+		}
+		spki, err := x509.MarshalPKIXPublicKey(pub)
+		if err != nil {
+			return nil, err
+		}
+		sum := ostiary.DigestOf(spki)
+		s.kid = base64.RawURLEncoding.EncodeToString(sum[:12]) // its own comes last
+		s.known[s.kid] = pub
 	}
-	sum := ostiary.DigestOf(spki)
-	return &Signer{"spiffe://" + trustDomain, key, base64.RawURLEncoding.EncodeToString(sum[:12])}, nil
+	return s, nil
 }
 
 // Signed is a mandate with what its signed form says beside it.
@@ -188,17 +199,25 @@ func (p *payload) encode() ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// Verify reads a mandate signed by this signer's key, with the digest of the
-// one it was derived from. It does not judge time.
+// Verify reads a mandate signed by this signer's key or one of the others,
+// with the digest of the one it was derived from. It does not judge time.
 func (s *Signer) Verify(jws string) (ostiary.Mandate, ostiary.Digest, error) {
-	m, err := Verify(jws, s.issuer, &s.key.PublicKey)
+	kid, err := checkHeader(jws)
+	if err != nil {
+		return ostiary.Mandate{}, ostiary.Digest{}, corrupt(err)
+	}
+	key, ok := s.known[kid]
+	if !ok {
+		return ostiary.Mandate{}, ostiary.Digest{}, corrupt(errors.New("its key is not known, or refused by now"))
+	}
+	m, err := Verify(jws, s.issuer, key)
 	return m.Mandate, m.Under, err
 }
 
 // Verify reads a mandate signed by key for the issuer. Errors are of kind
 // Corrupt.
 func Verify(jws, issuer string, key *ecdsa.PublicKey) (Signed, error) {
-	if err := checkHeader(jws); err != nil {
+	if _, err := checkHeader(jws); err != nil {
 		return Signed{}, corrupt(err)
 	}
 	parsed, err := jose.ParseSignedCompact(jws, []jose.SignatureAlgorithm{jose.ES256})
@@ -227,20 +246,21 @@ func corrupt(err error) error {
 }
 
 // checkHeader allows the one header there is: alg, kid and typ, so none of
-// the members by which a token could choose its own key.
-func checkHeader(jws string) error {
+// the members by which a token could choose its own key. It returns the kid, a
+// name to look up and nothing else.
+func checkHeader(jws string) (kid string, err error) {
 	if len(jws) > MaxSize {
-		return errors.New("it is too long")
+		return "", errors.New("it is too long")
 	}
 	parts := strings.Split(jws, ".")
 	if len(parts) != 3 || strings.ContainsAny(jws, "\r\n") {
-		return errors.New("not a compact JWS")
+		return "", errors.New("not a compact JWS")
 	}
 	var head []byte
 	for i, part := range parts {
 		b, err := base64.RawURLEncoding.Strict().DecodeString(part)
 		if err != nil {
-			return errors.New("not base64url")
+			return "", errors.New("not base64url")
 		}
 		if i == 0 {
 			head = b
@@ -248,13 +268,13 @@ func checkHeader(jws string) error {
 	}
 	doc, err := strictjson.Parse(head, limits)
 	if err != nil {
-		return err
+		return "", err
 	}
 	h := doc.Root()
 	if h.Kind() != ostiary.Object || h.Len() != 3 || !h.Get("alg").Is("ES256") || !h.Get("typ").Is(Type) || h.Get("kid").Text() == "" {
-		return errors.New("its header is not that of a mandate")
+		return "", errors.New("its header is not that of a mandate")
 	}
-	return nil
+	return h.Get("kid").Text(), nil
 }
 
 // scan reads the payload strictly: all members, each once, nothing else.
