@@ -136,11 +136,8 @@ func (b *Bridge) firstContact(ctx context.Context, gateway string, print ostiary
 	if err != nil {
 		return nil, "", ostiary.Errorf(ostiary.Upstream, "bundle", "what answers at %s is no gateway", gateway).Because(err)
 	}
-	var der []byte
-	for _, c := range bundle {
-		der = append(der, c.Raw...)
-	}
-	if ostiary.DigestOf(der) != print {
+	bundle, proven := identity.CheckBundle(bundle, print)
+	if !proven {
 		return nil, "", ostiary.Errorf(ostiary.Denied, "fingerprint", "what answers at %s is not the gateway the join token is for: nothing was sent to it", gateway)
 	}
 	if len(bundle[0].URIs) != 1 || bundle[0].URIs[0].Scheme != "spiffe" {

@@ -89,7 +89,7 @@ func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials
 	if !c.Encrypted && !c.Loopback {
 		return refuse(errors.New("a token over plain HTTP from another machine"))
 	}
-	t, err := a.tokens.verify(string(c.Bearer.Reveal()), c.Audience, now)
+	t, err := a.tokens.verify(string(c.Bearer.Reveal()), c.Audience, a.stage(now).keys, now)
 	if err != nil {
 		return refuse(err)
 	}

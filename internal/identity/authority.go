@@ -38,6 +38,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/rotation"
 )
 
 // Lives of what the authority issues.
@@ -90,12 +91,13 @@ type Event struct {
 
 // Options are what an Authority is made of.
 type Options struct {
-	TrustDomain string   // lower-case DNS-like name, for example "acme.example"
-	Dir         string   // holds root.pem and intermediate.pem; created with mode 0700; processes of one trust domain may share it
-	Fence       string   // the folder of the epoch fence, of this process alone; "": Dir
-	Keys        Keys     // asked for "ca-root", "ca-intermediate", "token", "gateway"
-	Registry    Registry //
-	Mandates    Mandates //
+	TrustDomain string    // lower-case DNS-like name, for example "acme.example"
+	Dir         string    // holds root.pem and intermediate.pem; created with mode 0700; processes of one trust domain may share it
+	Fence       string    // the folder of the epoch fence, of this process alone; "": Dir
+	Keys        Keys      // asked for "gateway", and for what the schedule names
+	Schedules   Schedules // which keys sign and are believed; nil: the first ones, for good
+	Registry    Registry  //
+	Mandates    Mandates  //
 
 	// Record makes an event durable; nothing is handed out before it
 	// returned, and nothing at all when it fails.
@@ -147,12 +149,15 @@ type Authority struct {
 	lives    atomic.Pointer[Lives]
 	lease    time.Duration
 
-	ca     *ca
-	tokens *tokens
-	proofs *proofs
-	gate   *gateway
-	peers  peers
-	self   *ostiary.Self
+	keys      Keys
+	schedules Schedules
+	stages    atomic.Pointer[[]*stage] // never empty, by time
+	staged    *rotation.Schedule       // what the stages were made from; guarded by refresh
+	tokens    *tokens
+	proofs    *proofs
+	gate      *gateway
+	peers     peers
+	self      *ostiary.Self
 
 	dir     atomic.Pointer[directory]
 	refresh sync.Mutex // one Refresh at a time: an older one may not replace a newer
@@ -168,22 +173,27 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	}
 	a := &Authority{
 		domain: o.TrustDomain, issuer: o.Issuer, registry: o.Registry, mandates: o.Mandates, record: o.Record, refused: o.Refused, groups: o.Groups,
-		noted: rate.NewLimiter(noteRate, noteBurst),
+		noted: rate.NewLimiter(noteRate, noteBurst), keys: o.Keys, schedules: o.Schedules,
 		clock: &clock{read: o.Clock}, log: o.Log, lease: o.Lease,
 	}
 	a.lives.Store(&Lives{SVID: o.SVIDLife, Token: o.TokenLife, Mandate: o.MandateLife, Grace: o.Grace})
 	a.self = &ostiary.Self{Agent: ostiary.AgentID("spiffe://" + o.TrustDomain + gatewayPath)}
 	var err error
-	if a.ca, err = openCA(o.TrustDomain, o.Dir, o.Keys, a.clock.Now()); err != nil {
+	if a.schedules == nil {
+		first, err := FirstKeys(o.TrustDomain, o.Dir, o.Keys, a.clock.Now())
+		if err != nil {
+			return nil, fmt.Errorf("opening the certificate authority: %w", err)
+		}
+		a.schedules = always{rotation.Fixed(first...)}
+	}
+	if err = a.restage(); err != nil {
 		return nil, fmt.Errorf("opening the certificate authority: %w", err)
 	}
 	if a.fence, err = openFence(o.Fence); err != nil {
 		return nil, err
 	}
 	a.proofs = newProofs()
-	if a.tokens, err = openTokens(o.Issuer, o.TrustDomain, o.Keys); err != nil {
-		return nil, err
-	}
+	a.tokens = &tokens{issuer: o.Issuer, domain: o.TrustDomain}
 	if a.gate, err = openGateway(a, o.Keys, o.Hosts); err != nil {
 		return nil, err
 	}
@@ -192,6 +202,11 @@ func Open(ctx context.Context, o Options) (*Authority, error) {
 	}
 	return a, nil
 }
+
+// always is one schedule for good.
+type always struct{ schedule *rotation.Schedule }
+
+func (s always) Schedule() *rotation.Schedule { return s.schedule }
 
 // complete checks the options and fills in defaults.
 func (o *Options) complete() error {

@@ -22,6 +22,8 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/durable"
+	"github.com/ostiary/ostiary/internal/identity/jwt"
+	"github.com/ostiary/ostiary/internal/rotation"
 )
 
 const (
@@ -38,43 +40,164 @@ const (
 	maxPEM = 64 << 10 // bytes of our own certificate files
 )
 
-// ca signs SVIDs with the intermediate. The root's key is asked for only when
-// a new intermediate must be signed, so it can be kept elsewhere meanwhile.
-type ca struct {
-	domain       string
-	root         *x509.Certificate
-	intermediate *x509.Certificate
-	signer       crypto.Signer // of the intermediate
-	roots        *x509.CertPool
-	between      *x509.CertPool
-	anchors      *x509.CertPool // both, for clients that send their SVID alone
-}
-
-func openCA(domain, dir string, keys Keys, now time.Time) (*ca, error) {
+// FirstKeys returns the keys of the authority before any rotation: root,
+// intermediate and token. It makes what is missing; of several processes that
+// start at once only one may. The root's private key is asked for only when an
+// intermediate must be signed, so it can be kept elsewhere meanwhile.
+func FirstKeys(domain, dir string, keys Keys, now time.Time) ([]rotation.Key, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	c := &ca{domain: domain, roots: x509.NewCertPool(), between: x509.NewCertPool(), anchors: x509.NewCertPool()}
-	var err error
-	if c.root, err = loadOrMakeRoot(domain, filepath.Join(dir, "root.pem"), keys, now); err != nil {
-		return nil, err
-	}
-	signer, err := keys.ECDSA("ca-intermediate")
+	root, err := loadOrMakeRoot(domain, filepath.Join(dir, "root.pem"), keys, now)
 	if err != nil {
-		return nil, fmt.Errorf("key ca-intermediate: %w", err)
-	}
-	c.signer = signer
-	if c.intermediate, err = loadOrMakeIntermediate(c.root, signer, filepath.Join(dir, "intermediate.pem"), keys, now); err != nil {
 		return nil, err
 	}
-	c.roots.AddCert(c.root)
-	c.between.AddCert(c.intermediate)
-	c.anchors.AddCert(c.root)
-	c.anchors.AddCert(c.intermediate)
-	if _, err := c.intermediate.Verify(x509.VerifyOptions{Roots: c.roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	signer, err := keys.ECDSA(intermediateKey)
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", intermediateKey, err)
+	}
+	intermediate, err := loadOrMakeIntermediate(root, signer, filepath.Join(dir, "intermediate.pem"), keys, now)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(root)
+	if _, err := intermediate.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return nil, fmt.Errorf("intermediate.pem does not lead to root.pem: %w", err)
 	}
-	return c, nil
+	token, err := MakeToken(keys, tokenKey)
+	if err != nil {
+		return nil, err
+	}
+	token.Purpose, token.Created = rotation.Token, intermediate.NotBefore
+	first := []rotation.Key{
+		{Purpose: rotation.Root, Name: rootKey, Certificates: [][]byte{root.Raw}, Created: root.NotBefore},
+		{Purpose: rotation.Intermediate, Name: intermediateKey, Certificates: [][]byte{intermediate.Raw}, Created: intermediate.NotBefore},
+		token,
+	}
+	for i, c := range []*x509.Certificate{root, intermediate} {
+		if err := describe(&first[i], c.PublicKey); err != nil {
+			return nil, err
+		}
+	}
+	for i := range first {
+		first[i].Generation, first[i].Signs = 1, first[i].Created
+	}
+	return first, nil
+}
+
+// The names of the first keys, and what all of the authority's keys are.
+const (
+	rootKey         = "ca-root"
+	intermediateKey = "ca-intermediate"
+	tokenKey        = "token"
+	algorithm       = "ECDSA P-256"
+)
+
+// MakeToken makes a key for tokens, or finds it.
+func MakeToken(keys Keys, name string) (rotation.Key, error) {
+	key, err := keys.ECDSA(name)
+	if err != nil {
+		return rotation.Key{}, fmt.Errorf("key %s: %w", name, err)
+	}
+	k := rotation.Key{Name: name}
+	err = describe(&k, key.Public())
+	return k, err
+}
+
+// describe fills in what follows from the public key.
+func describe(k *rotation.Key, pub crypto.PublicKey) (err error) {
+	k.Algorithm = algorithm
+	if k.Public, err = x509.MarshalPKIXPublicKey(pub); err != nil {
+		return err
+	}
+	k.ID, err = jwt.KID(pub)
+	return err
+}
+
+// MakeRoot makes a new root, and certifies by it every intermediate that is
+// believed, so that whoever knows only the new root accepts them too.
+func MakeRoot(domain string, keys Keys, name string, draft *rotation.Schedule, at time.Time) (rotation.Key, error) {
+	none := rotation.Key{}
+	key, err := keys.ECDSA(name)
+	if err != nil {
+		return none, fmt.Errorf("key %s: %w", name, err)
+	}
+	t := authorityTemplate(domain, "root", at, rootLife)
+	t.MaxPathLen = 1
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return none, err
+	}
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		return none, err
+	}
+	k := rotation.Key{Name: name, Certificates: [][]byte{der}}
+	for _, i := range draft.Believed(rotation.Intermediate, at) {
+		own, err := x509.ParseCertificate(i.Certificates[0])
+		if err != nil {
+			return none, err
+		}
+		der, err := certify(domain, root, key, own.PublicKey, at)
+		if err != nil {
+			return none, err
+		}
+		k.Certificates = append(k.Certificates, der)
+	}
+	err = describe(&k, key.Public())
+	return k, err
+}
+
+// MakeIntermediate makes a new intermediate, certified by every root that is
+// believed: the one that everybody knows comes first.
+func MakeIntermediate(domain string, keys Keys, name string, draft *rotation.Schedule, at time.Time) (rotation.Key, error) {
+	none := rotation.Key{}
+	key, err := keys.ECDSA(name)
+	if err != nil {
+		return none, fmt.Errorf("key %s: %w", name, err)
+	}
+	k := rotation.Key{Name: name}
+	for _, r := range draft.Believed(rotation.Root, at) {
+		root, err := x509.ParseCertificate(r.Certificates[0])
+		if err != nil {
+			return none, err
+		}
+		signer, err := existing(keys, r.Name)
+		if err != nil {
+			return none, fmt.Errorf("key %s, needed to sign a new intermediate: %w", r.Name, err)
+		}
+		if !signer.PublicKey.Equal(root.PublicKey) {
+			return none, ostiary.Errorf(ostiary.Conflict, "root_key", "the key %s is not the one of the root: bring the root's key back", r.Name)
+		}
+		der, err := certify(domain, root, signer, key.Public(), at)
+		if err != nil {
+			return none, err
+		}
+		k.Certificates = append(k.Certificates, der)
+	}
+	err = describe(&k, key.Public())
+	return k, err
+}
+
+// certify makes an intermediate's certificate under a root. It does not
+// outlive the root.
+func certify(domain string, root *x509.Certificate, by *ecdsa.PrivateKey, pub crypto.PublicKey, at time.Time) ([]byte, error) {
+	t := authorityTemplate(domain, "intermediate", at, intermediateLife)
+	t.MaxPathLenZero = true
+	if t.NotAfter.After(root.NotAfter) {
+		t.NotAfter = root.NotAfter
+	}
+	return x509.CreateCertificate(rand.Reader, t, root, pub, by)
+}
+
+// existing returns a key that was made before. One that is missing is not
+// made anew: it would be another key under the same name.
+func existing(keys Keys, name string) (*ecdsa.PrivateKey, error) {
+	if k, ok := keys.(interface{ Has(name string) bool }); ok && !k.Has(name) {
+		return nil, ostiary.Errorf(ostiary.NotFound, "key_missing", "the key %s is not in this process's folder of keys: gateways that share a store share their keys", name)
+	}
+	return keys.ECDSA(name)
 }
 
 func loadOrMakeRoot(domain, path string, keys Keys, now time.Time) (*x509.Certificate, error) {
@@ -88,7 +211,7 @@ func loadOrMakeRoot(domain, path string, keys Keys, now time.Time) (*x509.Certif
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	key, err := keys.ECDSA("ca-root")
+	key, err := keys.ECDSA(rootKey)
 	if err != nil {
 		return nil, fmt.Errorf("key ca-root: %w", err)
 	}
@@ -106,7 +229,7 @@ func loadOrMakeIntermediate(root *x509.Certificate, key *ecdsa.PrivateKey, path 
 	if fresh {
 		return cert, nil
 	}
-	rootKey, err := keys.ECDSA("ca-root")
+	rootKey, err := keys.ECDSA(rootKey)
 	if err != nil {
 		return nil, fmt.Errorf("key ca-root, needed to sign a new intermediate: %w", err)
 	}
@@ -173,17 +296,17 @@ type grant struct {
 
 // sign makes an X.509-SVID for the key. See X509-SVID, sections 2 to 4. It
 // returns the leaf and the intermediate, DER.
-func (c *ca) sign(g grant, pub crypto.PublicKey) ([][]byte, error) {
+func (s *stage) sign(domain string, g grant, pub crypto.PublicKey) ([][]byte, error) {
 	if err := acceptableKey(pub); err != nil {
 		return nil, err
 	}
 	uri, err := url.Parse(string(g.id))
-	if err != nil || g.id.TrustDomain() != c.domain || uri.Path == "" {
-		return nil, fmt.Errorf("%q is no workload of trust domain %s", g.id, c.domain)
+	if err != nil || g.id.TrustDomain() != domain || uri.Path == "" {
+		return nil, fmt.Errorf("%q is no workload of trust domain %s", g.id, domain)
 	}
 	end := g.now.Add(g.life)
-	if end.After(c.intermediate.NotAfter) {
-		end = c.intermediate.NotAfter
+	if end.After(s.issuer.NotAfter) {
+		end = s.issuer.NotAfter
 	}
 	t := &x509.Certificate{
 		SerialNumber:          g.serial.big(),
@@ -196,11 +319,11 @@ func (c *ca) sign(g grant, pub crypto.PublicKey) ([][]byte, error) {
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true, // cA false, said aloud
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, c.intermediate, pub, c.signer)
+	der, err := x509.CreateCertificate(rand.Reader, t, s.issuer, pub, s.signer)
 	if err != nil {
 		return nil, err
 	}
-	return [][]byte{der, c.intermediate.Raw}, nil
+	return [][]byte{der, s.issuer.Raw}, nil
 }
 
 // readCSR returns the one thing taken from a signing request: its key, proven
@@ -250,13 +373,3 @@ func acceptableKey(pub crypto.PublicKey) error {
 	}
 	return fmt.Errorf("the key must be ECDSA on P-256 or P-384, Ed25519, or RSA of %d to %d bits", minRSA, maxRSA)
 }
-
-// Bundle returns the trust bundle: the root certificates, PEM.
-func (a *Authority) Bundle() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.ca.root.Raw})
-}
-
-// Fingerprint returns the digest of the trust bundle: SHA-256 over the DER of
-// its certificates in their order. A client that is told it out of band can
-// take the bundle from an unproven connection.
-func (a *Authority) Fingerprint() ostiary.Digest { return ostiary.DigestOf(a.ca.root.Raw) }

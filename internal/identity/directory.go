@@ -21,6 +21,7 @@ type directory struct {
 	version  uint64 // higher than that of the one whose place it took, if anything may have ended since
 	ends     *ends
 	loaded   time.Time
+	stage    *stage // in which the mandates were verified
 	agents   map[ostiary.AgentID]*agent
 	mandates map[ostiary.MandateID]*footing     // those that may be in force: what is not here is not
 	gone     grown[ostiary.MandateID, struct{}] // those of them that were ended since they were read
@@ -42,6 +43,9 @@ type agent struct {
 func (a *Authority) Refresh(ctx context.Context) error {
 	a.refresh.Lock()
 	defer a.refresh.Unlock()
+	if err := a.restage(); err != nil {
+		return err
+	}
 	now := a.clock.Now()
 	agents, err := a.registry.Agents(ctx)
 	if err != nil {
@@ -52,7 +56,7 @@ func (a *Authority) Refresh(ctx context.Context) error {
 		return fmt.Errorf("reading the mandates: %w", err)
 	}
 	d := &directory{
-		loaded: now, agents: make(map[ostiary.AgentID]*agent, len(agents)), mandates: make(map[ostiary.MandateID]*footing, len(mandates)),
+		loaded: now, stage: a.stage(now), agents: make(map[ostiary.AgentID]*agent, len(agents)), mandates: make(map[ostiary.MandateID]*footing, len(mandates)),
 	}
 	// Last, so that what ended is never older than what is in force.
 	old := a.dir.Load()
@@ -166,6 +170,21 @@ func (a *Authority) Mandate(id ostiary.MandateID) (ostiary.Mandate, bool) {
 		return ostiary.Mandate{}, false
 	}
 	return f.effective, true
+}
+
+// LastMandate says how many mandates are in force as of the last Refresh, and
+// when the last of them expires.
+func (a *Authority) LastMandate() (end time.Time, n int) {
+	now := a.clock.Now()
+	for _, f := range a.dir.Load().mandates {
+		if f.over == "" && f.link.Expires.After(now) {
+			n++
+			if f.link.Expires.After(end) {
+				end = f.link.Expires
+			}
+		}
+	}
+	return end, n
 }
 
 // Posture returns what is known of the agent's workload. An agent enrolled by

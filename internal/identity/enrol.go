@@ -365,8 +365,9 @@ func (a *Authority) endedPeer(der []byte) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := cert.CheckSignatureFrom(a.ca.intermediate); err != nil {
-		return nil, err
+	st := a.stage(a.clock.Now())
+	if !slices.ContainsFunc(st.intermediates, func(i *x509.Certificate) bool { return cert.CheckSignatureFrom(i) == nil }) {
+		return nil, errors.New("the SVID is not signed by an intermediate that is believed")
 	}
 	if len(cert.UnhandledCriticalExtensions) > 0 {
 		return nil, errors.New("the SVID has an unknown critical extension")
@@ -408,5 +409,5 @@ func (a *Authority) issue(ctx context.Context, what string, r AgentRecord, pub c
 	if err := a.record(ctx, e); err != nil {
 		return nil, fmt.Errorf("recording the SVID: %w", err)
 	}
-	return a.ca.sign(g, pub)
+	return a.stage(now).sign(a.domain, g, pub)
 }

@@ -43,7 +43,8 @@ func (a *Authority) readMandates(d *directory, records []MandateRecord) {
 	old := a.dir.Load()
 	for _, r := range records {
 		f := &footing{record: r, jws: r.JWS}
-		if o := old.mandate(r.ID); o != nil && o.jws == r.JWS && o.link.Agent == r.Agent {
+		// In another stage the key it was verified with may be refused.
+		if o := old.mandate(r.ID); o != nil && old.stage == d.stage && o.jws == r.JWS && o.link.Agent == r.Agent {
 			f.link, f.under, f.digest = o.link, o.under, o.digest
 		} else if err := a.readMandate(f); err != nil {
 			a.log.Error("a stored mandate does not verify and is not used", "mandate", string(r.ID), "agent", string(r.Agent), "error", err)

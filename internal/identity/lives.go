@@ -18,3 +18,6 @@ func (a *Authority) Prepare(l Lives) (commit func(), err error) {
 	l = Lives{SVID: o.SVIDLife, Token: o.TokenLife, Mandate: o.MandateLife, Grace: o.Grace}
 	return func() { a.lives.Store(&l) }, nil
 }
+
+// Lives returns what is in place.
+func (a *Authority) Lives() Lives { return *a.lives.Load() }

@@ -23,6 +23,7 @@ const maxPeerChain = 4
 type peer struct {
 	agent  ostiary.AgentID
 	key    ostiary.Digest
+	issuer ostiary.Digest // the key of the intermediate that signed it
 	serial string
 	issued time.Time
 	epoch  uint64 // the issuer's, at that moment
@@ -55,7 +56,11 @@ func (p *peers) add(cert *x509.Certificate, v *peer) {
 // verifyPeer accepts an X.509-SVID of a workload of this trust domain, issued
 // by this authority and in force now. See X509-SVID, section 5.
 func (a *Authority) verifyPeer(cert *x509.Certificate, now time.Time) (*peer, error) {
+	st := a.stage(now)
 	if p := a.peers.find(cert); p != nil {
+		if !st.believes(p.issuer) {
+			return nil, errors.New("the certificate's issuer is refused by now")
+		}
 		return p, p.inForce(now)
 	}
 	p, err := readSVID(cert, a.domain)
@@ -65,15 +70,16 @@ func (a *Authority) verifyPeer(cert *x509.Certificate, now time.Time) (*peer, er
 	if err := p.inForce(now); err != nil {
 		return nil, err
 	}
-	// Our intermediate is the only way from a leaf to the root: what the
+	// Our intermediates are the only way from a leaf to a root: what the
 	// client sent along is not looked at.
-	_, err = cert.Verify(x509.VerifyOptions{
-		Roots: a.ca.roots, Intermediates: a.ca.between, CurrentTime: now,
+	chains, err := cert.Verify(x509.VerifyOptions{
+		Roots: st.trusted, Intermediates: st.between, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
 		return nil, err
 	}
+	p.issuer = ostiary.DigestOf(chains[0][1].RawSubjectPublicKeyInfo) // a leaf is never an anchor
 	a.peers.add(cert, p)
 	return p, nil
 }

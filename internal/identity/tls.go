@@ -26,6 +26,7 @@ type gateway struct {
 
 	mu    sync.Mutex // guards what follows
 	cert  *tls.Certificate
+	by    *stage // that signed it
 	renew time.Time
 }
 
@@ -72,11 +73,12 @@ func (g *gateway) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	now := g.authority.clock.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.cert != nil && now.Before(g.renew) {
+	a := g.authority
+	st := a.stage(now)
+	if g.cert != nil && g.by == st && now.Before(g.renew) {
 		return g.cert, nil
 	}
-	a := g.authority
-	chain, err := a.ca.sign(grant{
+	chain, err := st.sign(a.domain, grant{
 		id: a.self.Agent, names: g.names, ips: g.ips, serial: newSerial(now, a.dir.Load().ends.epoch), now: now, life: a.lives.Load().SVID,
 	}, g.key.Public())
 	if err != nil {
@@ -87,7 +89,7 @@ func (g *gateway) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return nil, err
 	}
 	g.cert = &tls.Certificate{Certificate: chain, PrivateKey: crypto.PrivateKey(g.key), Leaf: leaf}
-	g.renew = now.Add(leaf.NotAfter.Sub(now) / 2)
+	g.by, g.renew = st, now.Add(leaf.NotAfter.Sub(now)/2)
 	return g.cert, nil
 }
 
@@ -102,7 +104,7 @@ func (a *Authority) ServerTLS() *tls.Config {
 		NextProtos:             []string{"http/1.1"},
 		GetCertificate:         a.gate.certificate,
 		ClientAuth:             tls.VerifyClientCertIfGiven, // the chain; what it says, and revocation, are VerifyConnection's
-		ClientCAs:              a.ca.anchors,
+		ClientCAs:              a.stage(a.clock.Now()).anchors,
 		VerifyConnection:       func(s tls.ConnectionState) error { return a.verifyConnection(s, nil) },
 		SessionTicketsDisabled: true,
 		Time:                   a.clock.Now,
@@ -110,6 +112,7 @@ func (a *Authority) ServerTLS() *tls.Config {
 	outer := base.Clone()
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		c := base.Clone()
+		c.ClientCAs = a.stage(a.clock.Now()).anchors
 		c.VerifyConnection = func(s tls.ConnectionState) error { return a.verifyConnection(s, hello.Conn.RemoteAddr()) }
 		return c, nil
 	}

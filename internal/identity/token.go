@@ -2,9 +2,7 @@ package identity
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -15,15 +13,10 @@ import (
 	"github.com/ostiary/ostiary/internal/identity/jwt"
 )
 
-// tokens signs and reads access tokens. What a token is, is in the table of
-// package jwt.
+// tokens reads access tokens. What a token is, is in the table of package jwt.
 type tokens struct {
 	issuer string
 	domain string
-	key    *ecdsa.PrivateKey // that new ones are signed with
-	kid    string
-	keys   *jwt.Set // that tokens in use were signed with, by kid
-	export []byte   // the same as a JWK set
 	read   readTokens
 }
 
@@ -34,6 +27,7 @@ type token struct {
 	mandate   ostiary.MandateID
 	principal ostiary.PrincipalID
 	client    string
+	kid       string // of the key it was signed with
 	scopes    []string
 	jkt       string // thumbprint of the key it is bound to; see RFC 9449
 	x5t       string // digest of the certificate it is bound to; see RFC 8705
@@ -43,26 +37,6 @@ type token struct {
 	iat       time.Time
 	begins    time.Time
 	expires   time.Time
-}
-
-func openTokens(issuer, domain string, keys Keys) (*tokens, error) {
-	key, err := keys.ECDSA("token")
-	if err != nil {
-		return nil, fmt.Errorf("key token: %w", err)
-	}
-	t := &tokens{issuer: issuer, domain: domain, key: key}
-	if t.kid, err = jwt.KID(key.Public()); err != nil {
-		return nil, err
-	}
-	if t.keys, err = jwt.NewSet(&key.PublicKey); err != nil {
-		return nil, err
-	}
-	own, err := jwt.Export(&key.PublicKey)
-	if err != nil {
-		return nil, err
-	}
-	t.export, err = json.Marshal(map[string][]json.RawMessage{"keys": {own}})
-	return t, err
 }
 
 // claims is how a token is written; reading goes through the strict scanner.
@@ -104,7 +78,7 @@ func actors(chain []ostiary.AgentID) *actor {
 
 // verify reads an access token for this audience, at this time. There is no
 // leeway: what we issue starts a little before its issue.
-func (t *tokens) verify(text, audience string, now time.Time) (token, error) {
+func (t *tokens) verify(text, audience string, keys *jwt.Set, now time.Time) (token, error) {
 	if audience == "" {
 		return token{}, errors.New("the resource asked for is not known, so no audience can match")
 	}
@@ -114,7 +88,7 @@ func (t *tokens) verify(text, audience string, now time.Time) (token, error) {
 	at := ostiary.DigestOf([]byte(text))
 	tok, ok := t.read.find(at)
 	if !ok {
-		read, err := jwt.AccessToken.Read(text, t.keys)
+		read, err := jwt.AccessToken.Read(text, keys)
 		if err != nil {
 			return token{}, err
 		}
@@ -122,6 +96,9 @@ func (t *tokens) verify(text, audience string, now time.Time) (token, error) {
 			return token{}, err
 		}
 		t.read.add(at, tok)
+	}
+	if !keys.Has(tok.kid) { // it was believed when the token was remembered
+		return token{}, errors.New("the token's key is refused by now")
 	}
 	return tok, tok.judge(audience, now)
 }
@@ -132,7 +109,7 @@ func (t *tokens) understand(in *jwt.Token) (token, error) {
 	s, ok := parseSerial(in.Text("jti"))
 	tok := token{
 		audience: in.Claims.Get("aud").Text(), mandate: ostiary.MandateID(in.Text("mandate")),
-		principal: ostiary.PrincipalID(in.Text("sub")), client: in.Text("client_id"), id: s.String(), issued: s.issued(), epoch: s.epoch(),
+		principal: ostiary.PrincipalID(in.Text("sub")), client: in.Text("client_id"), kid: in.KID, id: s.String(), issued: s.issued(), epoch: s.epoch(),
 		iat: in.Time("iat"), begins: in.Time("nbf"), expires: in.Time("exp"),
 	}
 	switch {
@@ -351,7 +328,8 @@ func (a *Authority) MintToken(ctx context.Context, r TokenRequest) (Token, error
 	if r.Thumbprint+r.Certificate != "" {
 		c.Confirm = &confirmation{r.Thumbprint, r.Certificate}
 	}
-	text, err := jwt.AccessToken.Sign(a.tokens.key, a.tokens.kid, c)
+	st := a.stage(now)
+	text, err := jwt.AccessToken.Sign(st.tokens, st.kid, c)
 	return Token{Text: ostiary.NewSecret([]byte(text)), ID: s.String(), Expires: end}, err
 }
 
@@ -373,9 +351,6 @@ func (r *TokenRequest) kind() string {
 	return what
 }
 
-// TokenKeys returns the public keys that tokens are signed with, as a JWK set.
-func (a *Authority) TokenKeys() []byte { return a.tokens.export }
-
 // Issuer returns what stands in tokens as their issuer.
 func (a *Authority) Issuer() string { return a.issuer }
 
@@ -394,7 +369,7 @@ type ReadToken struct {
 func (a *Authority) ReadToken(text string) (ReadToken, error) {
 	none := ReadToken{}
 	d, now := a.dir.Load(), a.clock.Now()
-	read, err := jwt.AccessToken.Read(text, a.tokens.keys)
+	read, err := jwt.AccessToken.Read(text, a.stage(now).keys)
 	var t token
 	if err == nil {
 		t, err = a.tokens.understand(&read)
