@@ -91,22 +91,6 @@ func serverState(s control.ServerStatus) string {
 	return strings.Join(parts, ", ") + "; see: ostiary tools list " + s.Name
 }
 
-type keysCmd struct{}
-
-func (keysCmd) Run(e *env) error {
-	var s control.Status
-	if err := e.ask(http.MethodGet, "/v1/status", nil, nil, &s); err != nil {
-		return err
-	}
-	if e.cli.JSON {
-		return e.printJSON(s.Keys)
-	}
-	for _, k := range s.Keys {
-		fmt.Fprintf(e.stdout, "%s, id %s\n%s\n", k.Use, k.ID, strings.TrimSpace(k.Key))
-	}
-	return nil
-}
-
 type agentCmd struct {
 	Join   agentJoinCmd   `cmd:"" help:"Print a one-time join token for a new agent."`
 	Add    agentAddCmd    `cmd:"" help:"Enrol an agent that will only ever use bearer tokens."`

@@ -48,7 +48,7 @@ type cli struct {
 	Connect   connectCmd   `cmd:"" help:"Bridge a local MCP client to the gateway, holding its identity for it."`
 	Tools     toolsCmd     `cmd:"" help:"Show, compare and accept what servers offer."`
 	Policy    policyCmd    `cmd:"" help:"Write, check and load policies."`
-	Keys      keysCmd      `cmd:"" help:"Print the public keys that tool servers and auditors need."`
+	Keys      keysCmd      `cmd:"" help:"Show the deployment's keys, and change them while calls run."`
 	Log       logCmd       `cmd:"" help:"See what happened, and verify that the log tells all of it."`
 	Backup    backupCmd    `cmd:"" help:"Copy store, log and identity into a new folder, while the gateway runs or not."`
 	Restore   restoreCmd   `cmd:"" help:"Bring a backup back into an empty data folder."`

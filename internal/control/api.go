@@ -72,6 +72,8 @@ type Key struct {
 	Use string `json:"use"` // "requests to tool servers", "policy snapshots", "mandates", "log"
 	ID  string `json:"id"`  // of a log its origin
 	Key string `json:"key"` // PEM, or a signed-note verifier key for logs
+	// "next", "current" or "retiring"; absent of a log's.
+	State string `json:"state,omitempty"`
 }
 
 // ServerStatus is one tool server as last seen.

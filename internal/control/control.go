@@ -84,6 +84,9 @@ type Options struct {
 	Engine    *policy.Engine
 	Snapshots policy.Snapshots
 	Signer    crypto.Signer // of snapshots
+	// Signing says which keys snapshots have now, from memory. nil: Signer,
+	// for good.
+	Signing   func() SnapshotKeys
 	PolicyDir string
 	Gate      Gate
 	Changes   Changes
@@ -102,6 +105,13 @@ type Options struct {
 	Logger   *slog.Logger
 }
 
+// SnapshotKeys are the keys of snapshots at a moment.
+type SnapshotKeys struct {
+	Signs    crypto.Signer
+	Believed []crypto.PublicKey // a snapshot signed by one of them may be put in force
+	Over     []crypto.PublicKey // one signed by these was good in its time: it explains what was decided then
+}
+
 // ServerConduct is what the way out knows of a server.
 type ServerConduct struct {
 	Breaker Breaker
@@ -113,7 +123,7 @@ type Description struct {
 	Deployment, Gateway, TrustDomain string
 	Agents, Loopback                 string // addresses
 	Endpoint                         string // URL of the aggregated MCP endpoint; also the audience of tokens
-	Keys                             []Key
+	Keys                             func() []Key
 }
 
 // Control administers one gateway. Safe for concurrent use.
@@ -141,6 +151,11 @@ type Reading struct {
 func New(o Options) *Control {
 	c := &Control{o: o, last: map[string]Reading{}, changed: make(chan struct{}, 1)}
 	c.settings.Store(&o.Settings)
+	if o.Signing == nil {
+		c.o.Signing = func() SnapshotKeys {
+			return SnapshotKeys{Signs: o.Signer, Believed: []crypto.PublicKey{o.Signer.Public()}}
+		}
+	}
 	return c
 }
 

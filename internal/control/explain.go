@@ -56,7 +56,8 @@ func (c *Control) snapshot(ctx context.Context, number uint64) (*policy.Snapshot
 	if err != nil {
 		return nil, err
 	}
-	return policy.Open(signed, c.o.Signer.Public())
+	keys := c.o.Signing()
+	return openSigned(signed, append(slices.Clone(keys.Believed), keys.Over...))
 }
 
 func nearOf(list []ostiary.NearMiss) (out []NearMiss) {

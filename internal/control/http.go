@@ -72,6 +72,9 @@ func routes() []route {
 		{"POST /v1/policy/load", (*Control).postPolicy},
 		{"GET /v1/policy/explain", (*Control).getExplanation},
 		{"GET /v1/policy/shadow", (*Control).getShadow},
+		{"GET /v1/keys", (*Control).getKeys},
+		{"POST /v1/keys/rotate", taking((*Control).postKeyRotation)},
+		{"POST /v1/keys/revoke", taking((*Control).postKeyRevocation)},
 		{"GET /v1/health", (*Control).getHealth},
 		{"GET /v1/doctor", (*Control).getDoctor},
 		{"POST /v1/backup", taking((*Control).postBackup)},
@@ -180,7 +183,10 @@ func (c *Control) status(ctx context.Context) (Status, error) {
 	d := c.o.Describe
 	s := Status{
 		Version: ostiary.Version, Deployment: d.Deployment, Gateway: d.Gateway, TrustDomain: d.TrustDomain, Agents: d.Agents,
-		Loopback: d.Loopback, Fingerprint: c.o.Authority.Fingerprint().String(), Endpoint: d.Endpoint, Keys: d.Keys, Epoch: c.o.Authority.Epoch(), Snapshot: c.standing().Number,
+		Loopback: d.Loopback, Fingerprint: c.o.Authority.Fingerprint().String(), Endpoint: d.Endpoint, Epoch: c.o.Authority.Epoch(), Snapshot: c.standing().Number,
+	}
+	if d.Keys != nil {
+		s.Keys = d.Keys()
 	}
 	var err error
 	if _, s.Indexed, s.LogSize, err = c.o.Log.Query(ctx, ledger.Filter{Limit: 1}); err != nil {

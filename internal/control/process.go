@@ -38,6 +38,13 @@ type Process interface {
 	// Backup copies store, log and identity, and keys if asked, into a new
 	// folder while everything goes on. It is recorded first.
 	Backup(ctx context.Context, r BackupRequest) (BackedUp, error)
+	// Keys lists the deployment's keys.
+	Keys(ctx context.Context) ([]KeyState, error)
+	// RotateKeys makes the next keys. It is recorded first; a process that
+	// is killed in the middle has rotated all of them or none.
+	RotateKeys(ctx context.Context, r RotateRequest) ([]KeyState, error)
+	// RevokeKey refuses a key from now on. It is recorded first.
+	RevokeKey(ctx context.Context, r RevokeKeyRequest) (RevokedKey, error)
 }
 
 // BackupRequest asks for a backup.

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,7 +67,69 @@ func (c *Control) follow(ctx context.Context) (uint64, error) {
 	if active := c.o.Engine.Active(); number == 0 || active != nil && number <= active.Number() {
 		return number, nil
 	}
+	if c.over(signed) { // its key's window passed while nobody was here: what is published next has a higher number
+		return number, nil
+	}
 	return number, c.activate(number, signed)
+}
+
+// over reports whether a snapshot is signed by a key that was good in its time
+// and signs no more. One by a key that was revoked is like one by a stranger's.
+func (c *Control) over(signed []byte) bool {
+	keys := c.o.Signing()
+	if _, err := openSigned(signed, keys.Believed); err == nil {
+		return false
+	}
+	_, err := openSigned(signed, keys.Over)
+	return err == nil
+}
+
+// signedBy reports whether the newest stored snapshot is signed by a key.
+func (c *Control) signedBy(ctx context.Context, number uint64, key crypto.PublicKey) (bool, error) {
+	signed, err := c.o.Snapshots.Snapshot(ctx, number)
+	if err != nil {
+		return false, err
+	}
+	_, err = policy.Open(signed, key)
+	return err == nil, nil
+}
+
+// Resign signs the active snapshot again, as the next one, if the key that
+// signs has changed since: what the policy folder says meanwhile is for
+// whoever loads it. Every process of a store may try; one succeeds.
+func (c *Control) Resign(ctx context.Context) error {
+	c.publishing.Lock()
+	defer c.publishing.Unlock()
+	err := c.resign(ctx)
+	for n := 0; n < maxRaces && ostiary.KindOf(err) == ostiary.Conflict; n++ {
+		err = c.resign(ctx)
+	}
+	return err
+}
+
+func (c *Control) resign(ctx context.Context) error {
+	number, err := c.follow(ctx)
+	active := c.o.Engine.Active()
+	if err != nil || active == nil {
+		return err
+	}
+	signer := c.o.Signing().Signs
+	if current, err := c.signedBy(ctx, number, signer.Public()); current || err != nil {
+		return err
+	}
+	return c.issue(ctx, number+1, active.Set(), signer)
+}
+
+// openSigned opens a snapshot that one of the keys signed.
+func openSigned(signed []byte, keys []crypto.PublicKey) (*policy.Snapshot, error) {
+	err := error(ostiary.Errorf(ostiary.Corrupt, "snapshot_signature", "the policy snapshot is not signed with this deployment's key"))
+	for _, k := range keys {
+		var s *policy.Snapshot
+		if s, err = policy.Open(signed, k); err == nil {
+			return s, nil
+		}
+	}
+	return nil, err
 }
 
 // neverHadPolicies tells a folder that does not exist yet from one that is gone.
@@ -97,32 +160,42 @@ func (c *Control) publish(ctx context.Context, src policy.Source) (Publication, 
 	if p.Problems = problems; set == nil {
 		return p, ostiary.Errorf(ostiary.Malformed, "policy", "the policy folder does not compile; the last good snapshot stays active")
 	}
+	signer := c.o.Signing().Signs
 	if active := c.o.Engine.Active(); active != nil && active.Digest() == set.Digest() {
-		return p, nil
+		if current, err := c.signedBy(ctx, number, signer.Public()); current || err != nil {
+			return p, err
+		}
 	}
-	number++
-	signed, err := policy.Sign(number, set, c.o.Clock(), c.o.Signer)
-	if err != nil {
+	if err := c.issue(ctx, number+1, set, signer); err != nil {
 		return p, err
 	}
-	snapshot, err := policy.Open(signed, c.o.Signer.Public())
+	p.Number, p.Changed = number+1, true
+	return p, nil
+}
+
+// issue signs a snapshot, records it, stores it and makes it the active one.
+func (c *Control) issue(ctx context.Context, number uint64, set *policy.Set, signer crypto.Signer) error {
+	signed, err := policy.Sign(number, set, c.o.Clock(), signer)
 	if err != nil {
-		return p, err
+		return err
+	}
+	snapshot, err := policy.Open(signed, signer.Public())
+	if err != nil {
+		return err
 	}
 	// Recorded before it is stored: a stored one is active after a restart.
 	detail := detailJSON(map[string]string{"text": fmt.Sprintf("snapshot %d published", number), "digest": set.Digest().String(), "by": operator(ctx)})
 	if _, err := c.change(ctx, "publish_snapshot", "ok", detail); err != nil {
-		return p, err
+		return err
 	}
 	if err := c.o.Snapshots.SaveSnapshot(ctx, number, signed); err != nil {
-		return p, err
+		return err
 	}
 	if err := c.o.Engine.Activate(snapshot); err != nil {
-		return p, err
+		return err
 	}
-	p.Number, p.Changed = number, true
 	c.o.Logger.Info("policy published", "snapshot", number, "digest", set.Digest().Short())
-	return p, nil
+	return nil
 }
 
 // Restore makes the newest stored snapshot the active one. It returns false
@@ -132,6 +205,10 @@ func (c *Control) Restore(ctx context.Context) (bool, error) {
 	if err != nil || number == 0 {
 		return false, err
 	}
+	if c.over(signed) {
+		c.o.Logger.Warn("the last snapshot is signed by a key whose window has passed; the policy folder is published anew", "snapshot", number)
+		return false, nil
+	}
 	if err := c.activate(number, signed); err != nil {
 		return false, err
 	}
@@ -139,7 +216,7 @@ func (c *Control) Restore(ctx context.Context) (bool, error) {
 }
 
 func (c *Control) activate(number uint64, signed []byte) error {
-	s, err := policy.Open(signed, c.o.Signer.Public())
+	s, err := openSigned(signed, c.o.Signing().Believed)
 	if err != nil {
 		return err
 	}

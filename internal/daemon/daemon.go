@@ -36,12 +36,11 @@ import (
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/keyring"
 	"github.com/ostiary/ostiary/internal/ledger"
-	"github.com/ostiary/ostiary/internal/mandate"
 	"github.com/ostiary/ostiary/internal/policy"
 	"github.com/ostiary/ostiary/internal/provenance"
+	"github.com/ostiary/ostiary/internal/rotation"
 	"github.com/ostiary/ostiary/internal/store"
 	"github.com/ostiary/ostiary/internal/telemetry"
-	"github.com/ostiary/ostiary/verify"
 )
 
 // drainTimeout bounds how long running calls may take to settle at shutdown;
@@ -69,6 +68,7 @@ type Daemon struct {
 	started time.Time // by wall and monotonic clock
 
 	ring      *keyring.Ring
+	keys      *keys
 	store     *store.SQL
 	journal   *journal
 	contained *containment.Levels
@@ -125,6 +125,7 @@ func open(ctx context.Context, cfg *Config, log *slog.Logger, on machine) (_ *Da
 		{"environment", d.openEnvironment},
 		{"data folder and keys", d.openKeys},
 		{"store", d.openStore},
+		{"schedule of keys", d.openSchedule},
 		{"log", d.openLog},
 		{"containment", d.openContainment},
 		{"registry", d.openRegistry},
@@ -191,7 +192,7 @@ func (d *Daemon) openKeys(context.Context) (err error) {
 }
 
 func (d *Daemon) openLog(ctx context.Context) (err error) {
-	if d.journal, err = openJournal(ctx, d.cfg, d.ring, d.store, d.files, d.clock, d.log); err != nil {
+	if d.journal, err = openJournal(ctx, d.cfg, d.keys, d.store, d.files, d.clock, d.log); err != nil {
 		return err
 	}
 	d.onClose(d.journal.Close)
@@ -229,8 +230,7 @@ func (d *Daemon) listen(context.Context) (err error) {
 }
 
 func (d *Daemon) openIdentity(ctx context.Context) error {
-	key, err := d.ring.ECDSA(mandateKey)
-	if err != nil {
+	if err := d.keys.prepare(d.cfg.TrustDomain); err != nil {
 		return err
 	}
 	release, err := oneAtATime(d.cfg.keysDir())
@@ -238,12 +238,8 @@ func (d *Daemon) openIdentity(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	mandates, err := mandate.New(d.cfg.TrustDomain, key)
-	if err != nil {
-		return err
-	}
 	d.authority, err = identity.Open(ctx, identity.Options{
-		TrustDomain: d.cfg.TrustDomain, Dir: d.cfg.identityDir(), Fence: filepath.Join(d.cfg.Data, "identity"), Lease: d.lease(), Keys: d.ring, Registry: d.store, Mandates: mandates, Issuer: d.signIn(),
+		TrustDomain: d.cfg.TrustDomain, Dir: d.cfg.identityDir(), Fence: filepath.Join(d.cfg.Data, "identity"), Lease: d.lease(), Keys: d.ring, Schedules: d.keys.book, Registry: d.store, Mandates: d.keys, Issuer: d.signIn(),
 		Groups: d.groups,
 		Record: control.RefuseSuspended(d.contained, control.RecordEvent(d.journal.deployment, d.clock)), Clock: d.clock, Log: d.log,
 		SVIDLife: time.Duration(d.cfg.Identity.SVIDLife), TokenLife: time.Duration(d.cfg.Identity.TokenLife), MandateLife: time.Duration(d.cfg.Identity.MandateLife),
@@ -274,11 +270,11 @@ func (d *Daemon) openCatalog(ctx context.Context) error {
 }
 
 func (d *Daemon) openEgress(context.Context) error {
-	key, err := d.ring.Ed25519(requestKey)
+	key, id, err := d.keys.current(rotation.Signing)
 	if err != nil {
 		return err
 	}
-	o := egress.Options{Tools: d.book, Signer: key, KeyID: verify.KeyID(key.Public()), Clock: d.clock, Logger: d.log, Version: ostiary.Version, Capabilities: `{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}`,
+	o := egress.Options{Tools: d.book, Signer: key, KeyID: id, Signing: d.keys.signing, Clock: d.clock, Logger: d.log, Version: ostiary.Version, Capabilities: `{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}`,
 		Limits: egress.Limits{Total: time.Duration(d.cfg.Ledger.MaxActionTime), Conns: mostHere()},
 	}
 	if o.Servers, err = d.cfg.upstreams(); err != nil {
@@ -291,16 +287,8 @@ func (d *Daemon) openEgress(context.Context) error {
 	return nil
 }
 
-// The names of keys in the ring. Requests to tool servers are signed with
-// Ed25519, which signs in half the time of P-256, and every call is signed.
-const (
-	requestKey  = "requests"
-	mandateKey  = "mandate"
-	snapshotKey = "snapshots"
-)
-
 // RequestKey returns the public key, in PEM, that requests of the gateway with
-// this data folder are signed with. It makes folder and key if they do not
+// this data folder are signed with until it is rotated. It makes folder and key if they do not
 // exist, so that a tool server can be set up before its gateway first starts.
 func RequestKey(data string) ([]byte, error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
@@ -351,56 +339,20 @@ func (d *Daemon) reachable() string {
 func (d *Daemon) publicURL() string { return "https://" + d.reachable() }
 
 func (d *Daemon) openControl(context.Context) error {
-	signer, err := d.ring.ECDSA(snapshotKey)
-	if err != nil {
-		return err
-	}
-	keys, err := d.publicKeys()
-	if err != nil {
-		return err
-	}
 	desc := control.Description{
 		Deployment: d.cfg.Deployment, Gateway: d.cfg.Gateway, TrustDomain: d.cfg.TrustDomain,
-		Agents: d.reachable(), Endpoint: d.Endpoint(), Keys: keys,
+		Agents: d.reachable(), Endpoint: d.Endpoint(), Keys: d.publicKeys,
 	}
 	if d.loopback != nil {
 		desc.Loopback = d.loopback.Addr().String()
 	}
 	d.control = control.New(control.Options{
-		Authority: d.authority, People: d.pages.people, Sessions: d.issued, Approvals: d.approvals, Book: d.book, Engine: d.engine, Snapshots: d.store, Signer: signer, PolicyDir: d.cfg.Policy,
+		Authority: d.authority, People: d.pages.people, Sessions: d.issued, Approvals: d.approvals, Book: d.book, Engine: d.engine, Snapshots: d.store, Signing: d.keys.snapshots, PolicyDir: d.cfg.Policy,
 		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d,
 		Registry: d.entities.book, Owned: d.entities.owned,
 		Describe: desc, Containments: d.contained, Conducts: d.conducts, Clock: d.clock, Logger: d.log,
 	})
 	return nil
-}
-
-// publicKeys lists what tool servers and auditors need.
-func (d *Daemon) publicKeys() ([]control.Key, error) {
-	requests, err := d.ring.Ed25519(requestKey)
-	if err != nil {
-		return nil, err
-	}
-	snapshots, err := d.ring.ECDSA(snapshotKey)
-	if err != nil {
-		return nil, err
-	}
-	mandates, err := d.ring.ECDSA(mandateKey)
-	if err != nil {
-		return nil, err
-	}
-	var out []control.Key
-	for _, k := range []struct {
-		use string
-		key crypto.PublicKey
-	}{{"requests to tool servers", requests.Public()}, {"policy snapshots", snapshots.Public()}, {"mandates", mandates.Public()}} {
-		text, err := publicPEM(k.key)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, control.Key{Use: k.use, ID: verify.KeyID(k.key), Key: text})
-	}
-	return append(out, d.journal.keys()...), nil
 }
 
 func publicPEM(key crypto.PublicKey) (string, error) {
@@ -508,6 +460,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	background.Go(func() { d.journal.watch(ctx, failed) })
 	background.Go(func() { d.control.Watch(ctx) })
 	background.Go(func() { d.refresh(ctx) })
+	background.Go(func() { d.rewraps(ctx) })
 	background.Go(func() { d.sweep(ctx) })
 	if d.approvals != nil {
 		background.Go(func() { d.approvals.Run(ctx) })

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -11,7 +12,6 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/control"
-	"github.com/ostiary/ostiary/internal/keyring"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/store"
 )
@@ -21,7 +21,8 @@ type journal struct {
 	deployment *ledger.Log // control changes and anchors
 	gateway    *ledger.Log // every action
 	indexes    map[*ledger.Log]*indexed
-	epoch      uint64 // of the deployment
+	epoch      uint64   // of the deployment
+	names      []string // of the logs' first keys, the deployment's before the gateway's
 	stop       context.CancelFunc
 	wait       sync.WaitGroup
 	closers    []func() error
@@ -57,7 +58,7 @@ func (s controlState) Revision(ctx context.Context) (epoch, revision uint64, err
 	return s.epoch, revision, err
 }
 
-func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store.SQL, files ledger.FS, clock func() time.Time, log *slog.Logger) (_ *journal, err error) {
+func openJournal(ctx context.Context, cfg *Config, keys *keys, db *store.SQL, files ledger.FS, clock func() time.Time, log *slog.Logger) (_ *journal, err error) {
 	run, stop := context.WithCancel(context.Background())
 	j := &journal{indexes: map[*ledger.Log]*indexed{}, stop: stop}
 	defer func() {
@@ -70,17 +71,13 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 		return nil, err
 	}
 	j.epoch = epoch
-	wrap, err := ring.AEAD("data-keys")
-	if err != nil {
-		return nil, err
-	}
 	open := func(dir, name, key string, parent *ledger.Log) (*ledger.Log, error) {
-		signer, err := ring.Ed25519(key)
+		signer, older, err := keys.logSigners(key)
 		if err != nil {
 			return nil, err
 		}
 		l, err := ledger.Open(ctx, ledger.Options{
-			Dir: filepath.Join(cfg.Data, "log", dir), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Wrap: wrap, Control: controlState{db, epoch},
+			Dir: filepath.Join(cfg.Data, "log", dir), Deployment: cfg.Deployment, Gateway: name, Signer: signer, Older: older, Wrap: keys, Control: controlState{db, epoch},
 			Parent: parent, SegmentSize: int64(cfg.Ledger.SegmentSize), Reserve: reserve(cfg, parent), Longest: time.Duration(cfg.Ledger.MaxActionTime) + settleMargin, FS: files, Clock: clock, Logger: log.With("log", name),
 		})
 		if err != nil {
@@ -89,14 +86,29 @@ func openJournal(ctx context.Context, cfg *Config, ring *keyring.Ring, db *store
 		j.closers = append(j.closers, l.Close)
 		return l, j.follow(run, l, filepath.Join(cfg.Data, "index-"+dir+".db"), db.Logs, log)
 	}
-	name, key := cfg.changeLog()
-	if j.deployment, err = open(deploymentLog, name, key, nil); err != nil {
+	name, _ := cfg.changeLog()
+	j.names = cfg.logKeyNames()
+	if j.deployment, err = open(deploymentLog, name, j.names[0], nil); err != nil {
 		return nil, err
 	}
-	if j.gateway, err = open(cfg.Gateway, cfg.Gateway, "log-"+cfg.Gateway, j.deployment); err != nil {
+	if j.gateway, err = open(cfg.Gateway, cfg.Gateway, j.names[1], j.deployment); err != nil {
 		return nil, err
 	}
 	return j, nil
+}
+
+// turn goes on under the keys that sign now.
+func (j *journal) turn(ctx context.Context, keys *keys) error {
+	for i, l := range []*ledger.Log{j.deployment, j.gateway} {
+		signer, _, err := keys.logSigners(j.names[i])
+		if err != nil {
+			return err
+		}
+		if err := l.Rotate(ctx, signer); err != nil {
+			return fmt.Errorf("going on under another key in log %s: %w", l.Origin(), err)
+		}
+	}
+	return nil
 }
 
 // indexAgain is how long an index that failed is left alone before it is tried

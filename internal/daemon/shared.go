@@ -16,6 +16,7 @@ import (
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/provenance"
 	"github.com/ostiary/ostiary/internal/registry"
+	"github.com/ostiary/ostiary/internal/rotation"
 	"github.com/ostiary/ostiary/internal/store"
 )
 
@@ -196,6 +197,9 @@ type follower struct {
 	daemon *Daemon
 	begun  bool
 	seen   uint64
+
+	schedule *rotation.Schedule // of keys, that is in force here
+	until    time.Time          // and until when; zero: for good
 }
 
 // follow reads what changed since it last succeeded. What it could not read it
@@ -221,6 +225,20 @@ func (f *follower) follow(ctx context.Context) error {
 	}
 	d.authority.Confirm(asked)
 	f.begun, f.seen = true, upTo
+	return f.turn(ctx)
+}
+
+// turn passes on to the keys that sign and are believed now, if they are not
+// those that were.
+func (f *follower) turn(ctx context.Context) error {
+	s, now := f.daemon.keys.book.Schedule(), f.daemon.clock()
+	if s == f.schedule && (f.until.IsZero() || now.Before(f.until)) {
+		return nil
+	}
+	if err := f.daemon.turn(ctx); err != nil {
+		return err
+	}
+	f.schedule, f.until = s, s.Until(now)
 	return nil
 }
 
@@ -243,6 +261,11 @@ func (f *follower) since(ctx context.Context, rev uint64) (what parts, upTo uint
 
 func (f *follower) read(ctx context.Context, what parts) (err error) {
 	d := f.daemon
+	if what.keys { // before what they signed
+		if err := d.keys.book.Load(ctx); err != nil {
+			return err
+		}
+	}
 	switch {
 	case what.registry:
 		err = d.authority.Refresh(ctx)
@@ -263,16 +286,17 @@ func (f *follower) read(ctx context.Context, what parts) (err error) {
 
 // parts are what this process holds in memory of the control state.
 type parts struct {
-	registry, revoked, pins, policy, entities bool
+	registry, revoked, pins, policy, entities, keys bool
 
 	ended []ostiary.MandateID // if revoked
 }
 
-var everything = parts{registry: true, pins: true, policy: true, entities: true}
+var everything = parts{registry: true, pins: true, policy: true, entities: true, keys: true}
 
 func (p *parts) add(q parts) {
 	p.registry, p.revoked, p.pins, p.policy = p.registry || q.registry, p.revoked || q.revoked, p.pins || q.pins, p.policy || q.policy
 	p.entities = p.entities || q.entities
+	p.keys = p.keys || q.keys
 	p.ended = append(p.ended, q.ended...)
 }
 
@@ -298,6 +322,7 @@ func touched(seen uint64, changes []store.Change) (p parts, rev uint64) {
 			p.policy = true
 		case "record":
 			p.entities = p.entities || c.Key == registry.Kind
+			p.keys = p.keys || rotation.Changed(c.Key)
 		case "session", "taint", "log", "fence", "data_key", "containment", "mandate_review", "hold": // read when needed, or followed elsewhere
 		default:
 			return everything, changes[len(changes)-1].Rev

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary/internal/containment"
+	"github.com/ostiary/ostiary/internal/rotation"
 )
 
 // wakeEvery is how soon after a containment or a revocation is in force here
@@ -33,18 +34,21 @@ func (d *Daemon) wakeListeners(ctx context.Context) {
 	}
 }
 
-// standing is who is contained and what is revoked.
+// standing is who is contained, what is revoked and which keys are believed.
 type standing struct {
 	epoch       uint64
 	established bool
 	contained   []containment.Record
+	keys        *rotation.Schedule
+	until       time.Time // when a key is next refused, or signs
 }
 
 func (d *Daemon) standing() standing {
 	all, err := d.contained.List()
-	return standing{epoch: d.authority.Epoch(), established: err == nil, contained: all}
+	keys := d.keys.book.Schedule()
+	return standing{epoch: d.authority.Epoch(), established: err == nil, contained: all, keys: keys, until: keys.Until(d.clock())}
 }
 
 func (s standing) same(t standing) bool {
-	return s.epoch == t.epoch && s.established == t.established && slices.Equal(s.contained, t.contained)
+	return s.epoch == t.epoch && s.established == t.established && slices.Equal(s.contained, t.contained) && s.keys == t.keys && s.until.Equal(t.until)
 }

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -107,6 +108,10 @@ func alive(ts *testscript.TestScript, neg bool, args []string) {
 type load struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
+
+	strict bool // every call must be answered as it should be
+	calls  atomic.Int64
+	failed atomic.Pointer[string] // the first that was not
 }
 
 func (l *load) stop() {
@@ -117,8 +122,8 @@ func (l *load) stop() {
 }
 
 func hammer(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 4 {
-		ts.Fatalf("usage: hammer TOKENFILE URL TOOL ARGUMENTS")
+	if len(args) != 4 && len(args) != 5 {
+		ts.Fatalf("usage: hammer TOKENFILE URL TOOL ARGUMENTS [ANSWER]; with an answer, hammer-stop fails if a call was not answered so")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel}
@@ -145,21 +150,44 @@ func hammer(ts *testscript.TestScript, neg bool, args []string) {
 				req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 				resp, err := client.Do(req)
 				if err != nil { // the gateway is down just now
+					if ctx.Err() == nil {
+						l.failed.CompareAndSwap(nil, &[]string{err.Error()}[0])
+					}
 					select {
 					case <-ctx.Done():
 					case <-time.After(5 * time.Millisecond):
 					}
 					continue
 				}
-				io.Copy(io.Discard, resp.Body)
+				answer, err := io.ReadAll(resp.Body)
 				resp.Body.Close()
+				if ctx.Err() != nil {
+					return
+				}
+				l.calls.Add(1)
+				if len(args) == 5 && (err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(answer), args[4])) {
+					text := fmt.Sprintf("%d %s %v", resp.StatusCode, answer, err)
+					l.failed.CompareAndSwap(nil, &text)
+				}
 			}
 		})
 	}
+	l.strict = len(args) == 5
 }
 
 func hammerStop(ts *testscript.TestScript, neg bool, args []string) {
-	ts.Value(stateKey{}).(*state).calls.stop()
+	l := ts.Value(stateKey{}).(*state).calls
+	l.stop()
+	if !l.strict {
+		return
+	}
+	if why := l.failed.Load(); why != nil {
+		ts.Fatalf("of %d calls one was answered: %s", l.calls.Load(), *why)
+	}
+	if l.calls.Load() == 0 {
+		ts.Fatalf("no call was made")
+	}
+	ts.Logf("%d calls, all of them answered as they should be", l.calls.Load())
 }
 
 // executed compares what the recorder received with what the log says was
