@@ -47,6 +47,7 @@ func TestReference(t *testing.T) {
 		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}, Person{}, PersonRequest{}, PersonInvitation{}, People{}, Held{}, HeldField{}, HeldOrigin{}, HeldNeed{}, HeldReason{}, HeldVote{}, HeldFinding{}, HeldRisk{}, HeldEnding{}, HeldPreview{}, ChoiceRequest{}, VoteAsked{}, VoteRequest{}, PersonKeyRequest{}, PersonKey{}, approval.Edit{},
 		Mandate{}, MandateRequest{}, MandateEndRequest{}, MandateNameRequest{}, identity.Terms{}, identity.TermCeiling{}, identity.TermBudget{}, identity.TermMoney{}}
 	forms = append(forms, Entity{}, EntityTerms{}, RegistryRequest{}, RegistryChanges{}, EntityChange{}, EntityField{})
+	forms = append(forms, KeyState{}, RotateRequest{}, RevokeKeyRequest{}, RevokedKey{})
 	for _, f := range forms {
 		typ := reflect.TypeOf(f)
 		for i := range typ.NumField() {
@@ -69,7 +70,7 @@ func TestReference(t *testing.T) {
 func TestM12ChangesAreRecorded(t *testing.T) {
 	recorded := []string{"/v1/agents/join", "/v1/agents/add", "/v1/registry", "/v1/revocations", "/v1/people/invite", "/v1/people/roles", "/v1/people/revoke", "/v1/people/add", "/v1/people/key", "/v1/people/key/drop", "/v1/approvals/vote", "/v1/containments", "/v1/tokens",
 		"/v1/mandates", "/v1/mandates/end", "/v1/mandates/renew", "/v1/mandates/review", "/v1/tools/read", "/v1/tools/accept",
-		"/v1/policy/load", "/v1/backup", "/v1/reload"}
+		"/v1/policy/load", "/v1/keys/rotate", "/v1/keys/revoke", "/v1/backup", "/v1/reload"}
 	questions := []string{"/v1/approvals/narrow", "/v1/approvals/ask"} // they take a body, and change nothing
 	var changing []string
 	for _, r := range routes() {

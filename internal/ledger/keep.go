@@ -226,6 +226,10 @@ func (l *Log) countsBack(by map[counted]uint64, e ownEntry) {
 // to it will be lost.
 func (l *Log) linked(v *volume) error {
 	v.mu.RLock()
+	if len(v.segs) == 0 { // it is begun this moment, under another key
+		v.mu.RUnlock()
+		return nil
+	}
 	s := v.segs[len(v.segs)-1]
 	f := s.file
 	v.mu.RUnlock()
