@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/deferred"
 	"github.com/ostiary/ostiary/internal/gate"
+	"github.com/ostiary/ostiary/internal/people"
 	"github.com/ostiary/ostiary/proof"
 )
 
@@ -245,4 +247,45 @@ func (d *Daemon) withApprovals(o *gate.Options, r *gate.Resolver) {
 // holdFor is how long the door keeps a held call open.
 func (d *Daemon) holdFor() time.Duration {
 	return time.Duration(*cmp.Or(d.cfg.Approvals.Wait, new(Duration)))
+}
+
+// approvers checks that people can consent, from inside: each member of a
+// group is somebody, in the role, with something to sign with.
+func (c *checkup) approvers(ctx context.Context, d *Daemon) {
+	if d.approvals == nil || len(d.cfg.Approvals.Groups) == 0 {
+		return
+	}
+	missing := false
+	for _, name := range slices.Sorted(maps.Keys(d.cfg.Approvals.Groups)) {
+		for _, person := range d.cfg.Approvals.Groups[name].People {
+			p, err := d.pages.people.Person(ctx, person)
+			why, do := "", ""
+			switch {
+			case ostiary.KindOf(err) == ostiary.NotFound:
+				why, do = "is nobody yet", "ostiary person invite "+person+" --role approver"
+			case err != nil:
+				c.fail("approvers", "look into the gateway's log", "%v", err)
+				return
+			case !p.Revoked.IsZero():
+				why, do = "is revoked", "take them out of approvals.groups."+name
+			case !p.Has(people.Approver):
+				why, do = "does not have the role of an approver", "ostiary person roles "+person+" --role approver"
+			case len(p.Passkey)+len(p.Keys) == 0:
+				why, do = "has neither a passkey nor a key to sign with", "ostiary person invite "+person
+			default:
+				continue
+			}
+			missing = true
+			c.warn("approvers", do, "%s, of %s, %s", person, name, why)
+		}
+	}
+	counts, err := d.approvals.Count(ctx)
+	switch {
+	case err != nil:
+		c.fail("approvers", "look into the gateway's log", "%v", err)
+	case counts[ostiary.HoldUnknown] > 0:
+		c.warn("approvers", "ostiary approvals --state unknown; ask the server what happened", "nobody can say what became of %d approved actions", counts[ostiary.HoldUnknown])
+	case !missing:
+		c.ok("approvers", "%d actions wait for people", counts[ostiary.HoldPending])
+	}
 }

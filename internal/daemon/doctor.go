@@ -305,6 +305,7 @@ func (d *Daemon) Doctor(ctx context.Context) []control.Check {
 		c.warn("clock steps", "find out who sets the clock", "since the gateway started, the clock was moved by %v", apart.Round(time.Second))
 	}
 	c.signIn(ctx, d)
+	c.approvers(ctx, d)
 	c.upstreams(ctx, d)
 	c.registry(d)
 	src, err := policy.ReadDir(d.cfg.Policy)
