@@ -22,7 +22,6 @@ type tray struct {
 	holds  []control.Held
 	asked  []approval.Choice
 	cast   int
-	errs   map[string]error
 }
 
 func (y *tray) find(id ostiary.HoldID) (*control.Held, error) {

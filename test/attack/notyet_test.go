@@ -25,7 +25,6 @@ var notYet = map[string]string{
 	"N01": "there is no risk engine", "N02": "there is no risk engine", "N03": "there is no risk engine", "N04": "there is no risk engine",
 	"N05": "there is no risk engine", "N06": "there is no risk engine", "N07": "there is no risk engine",
 
-	"O05": "the console has no streams yet",
 	"O09": "sign-in asks for no name: there is none to tell known from unknown by",
 
 	"P01": "stdio servers have no sandbox: a root is theirs to keep", "P02": "stdio servers have no sandbox",

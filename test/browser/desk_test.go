@@ -147,12 +147,6 @@ func TestDesk(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.ostiary("tools", "read", "inbox")
-	policies, err := os.OpenFile(filepath.Join(d.dir, "policy", "payments.cedar"), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	policies.WriteString("\n@id(\"no-travel\")\n@reason(\"The travel account is not for agents.\")\nforbid (principal, action == Ostiary::Action::\"bank___send_payment\", resource)\nwhen { context.input.from == \"travel\" };\n")
-	policies.Close()
 	tab.Go(d.url + "/now")
 	tab.See("changed since it was accepted")
 	tab.Shots("now-attend")
@@ -165,6 +159,12 @@ func TestDesk(t *testing.T) {
 	tab.Click("form.stack input[name=force]")
 	tab.Click("form.stack button")
 	tab.See("as it was accepted")
+	policies, err := os.OpenFile(filepath.Join(d.dir, "policy", "payments.cedar"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policies.WriteString("\n@id(\"no-travel\")\n@reason(\"The travel account is not for agents.\")\nforbid (principal, action == Ostiary::Action::\"bank___send_payment\", resource)\nwhen { context.input.from == \"travel\" };\n")
+	policies.Close()
 	tab.Go(d.url + "/policy")
 	tab.See("What publishing would change")
 	tab.Shots("policy")
