@@ -188,6 +188,7 @@ type approvalPage struct {
 	EndedWhy  Foreign
 	Votes     []voteRow
 	Reads     bool
+	Budgets   []Purse // that it would draw on
 }
 
 // place is where a narrowing can change something.
@@ -259,6 +260,9 @@ func (c *Console) oneApproval(x *exchange) error {
 	}
 	p.Places = places(h, x.r.URL.Query())
 	if p.Similar, err = c.similar(ctx, h); err != nil {
+		return err
+	}
+	if p.Budgets, err = c.left(ctx, &h); err != nil {
 		return err
 	}
 	p.Reads = reading.admits(x.who())

@@ -33,7 +33,7 @@ import (
 )
 
 // Options are what a console is made of; all are required but Consents,
-// Mandates, Desk, Approvals and Refused.
+// Mandates, Desk, Approvals, Budgets and Refused.
 type Options struct {
 	People *people.People
 	// Consents are the questions that clients wait for. nil: no client can
@@ -46,6 +46,8 @@ type Options struct {
 	Desk Desk
 	// Approvals are what waits for people. nil: nothing can.
 	Approvals Approvals
+	// Budgets are what calls spend. nil: nothing is counted.
+	Budgets Budgets
 	// Watch is what the gate tells of its exchanges; required with Desk.
 	Watch *Watch
 	// Tools lists what a mandate can be about, by action.
@@ -202,6 +204,9 @@ func (c *Console) routes() []route {
 	}
 	if c.o.Approvals != nil {
 		all = append(all, c.approvalRoutes()...)
+	}
+	if c.o.Budgets != nil {
+		all = append(all, route{"GET /budgets", reading, nothing, (*Console).budgets})
 	}
 	if c.o.Consents != nil {
 		all = append(all,

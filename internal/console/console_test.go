@@ -95,7 +95,7 @@ func newDesk(t *testing.T) *desk {
 	}
 	d.tray.people = d.people
 	d.console, err = New(Options{
-		People: d.people, Consents: d, Mandates: d, Desk: d.bureau, Approvals: d.tray, Watch: NewWatch(clock), Clock: clock, Logger: slog.New(slog.DiscardHandler),
+		People: d.people, Consents: d, Mandates: d, Desk: d.bureau, Approvals: d.tray, Budgets: purses{}, Watch: NewWatch(clock), Clock: clock, Logger: slog.New(slog.DiscardHandler),
 		Tools: func() []Tool {
 			return []Tool{{"bank", "bank___get_balance", true}, {"bank", "bank___send_payment", false}, {"inbox", "inbox___read", true}}
 		},

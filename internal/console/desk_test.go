@@ -149,6 +149,16 @@ func newBureau() *bureau {
 	}
 }
 
+// purses are Budgets by hand.
+type purses struct{}
+
+func (purses) Budgets(context.Context) ([]Purse, []SpendingHold, error) {
+	return []Purse{
+		{Budget: "payments", Holder: "spiffe://example.org/agent/payments", Unit: "EUR", Limit: "10,000.00 EUR", Spent: "9,200.00 EUR", Held: "350.00 EUR", Left: "450.00 EUR", SpentShare: 920, HeldShare: 35, Window: start, Ends: start.Add(6 * time.Hour)},
+		{Budget: "mandate:" + hostile[0], Holder: hostile[1], Unit: "calls", Limit: "100 calls", Spent: "4 calls", Held: "0 calls", Left: "96 calls", SpentShare: 40, Ends: start.Add(time.Hour)},
+	}, []SpendingHold{{Intent: "aa", Agent: "spiffe://example.org/agent/payments", Action: hostile[2], Made: start, Unknown: true, Words: []string{"350.00 EUR of " + hostile[0]}}}, nil
+}
+
 // quotedJSON writes a text as JSON.
 func quotedJSON(s string) string {
 	var b strings.Builder
@@ -170,7 +180,7 @@ func quotedJSON(s string) string {
 var deskPages = []string{
 	"/now", "/log", "/log?log=changes", "/log?agent=payments&became=refused&since=2026-11-20T08:00&action=%3Cscript%3E", "/log/2026-11/7", "/log/2026-11/7?verify=now", "/changes/2026-11/7",
 	"/agents", "/agents?name=pay", "/agents/example.org/agent/payments", "/tools", "/tools?server=inbox", "/tools/one?" + url.Values{"server": {"inbox"}, "kind": {"tool"}, "name": {hostile[1]}}.Encode(),
-	"/tools/one?server=bank&kind=tool&name=send_payment", "/policy",
+	"/tools/one?server=bank&kind=tool&name=send_payment", "/policy", "/budgets",
 }
 
 // TestDeskRoles: O06, what each role is shown, and what it may do.
@@ -179,7 +189,7 @@ func TestDeskRoles(t *testing.T) {
 	operator := d.signIn("root", people.Operator)
 	approver, auditor, nobody := d.signIn("ann", people.Approver), d.signIn("aud", people.Auditor), d.signIn("low")
 	for _, path := range deskPages {
-		read := strings.HasPrefix(path, "/log") || strings.HasPrefix(path, "/changes") || strings.HasPrefix(path, "/policy")
+		read := strings.HasPrefix(path, "/log") || strings.HasPrefix(path, "/changes") || strings.HasPrefix(path, "/policy") || path == "/budgets"
 		for name, want := range map[*visitor]int{operator: 200, auditor: 200, approver: 200, nobody: 403} {
 			if name == approver && read {
 				want = 403
