@@ -220,6 +220,11 @@ func (b *backup) copyAll(ctx context.Context) error {
 	if err := store.CopySQLite(ctx, filepath.Join(b.cfg.Data, "state.db"), filepath.Join(b.dir, "state.db")); err != nil {
 		return err
 	}
+	if b.keys { // what was made meanwhile: the copy of the store may name it
+		if err := b.tree(ctx, "keys"); err != nil {
+			return err
+		}
+	}
 	// What is published of a log is behind its segments, so it goes first.
 	for _, name := range []string{deploymentLog, b.cfg.Gateway} {
 		if err := b.tree(ctx, filepath.Join("log", name)); err != nil {
@@ -278,7 +283,7 @@ func (b *backup) tree(ctx context.Context, name string) error {
 			return err
 		}
 		n, err := copySparse(ctx, to, path, st.Size(), st.Size())
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || name == "keys" && errors.Is(err, fs.ErrExist) { // gone, or copied before: a key never changes
 			return nil
 		}
 		b.bytes += n

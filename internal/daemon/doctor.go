@@ -18,6 +18,7 @@ import (
 	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/ledger"
 	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/rotation"
 	"github.com/ostiary/ostiary/internal/store"
 	"github.com/ostiary/ostiary/proof"
 )
@@ -143,13 +144,31 @@ func (c *checkup) room(cfg *Config) {
 	}
 }
 
+// rotated looks at the authorities that followed the first ones.
+func (c *checkup) rotated(d *Daemon) {
+	now := d.clock()
+	for p, soon := range map[rotation.Purpose]time.Duration{rotation.Root: rootSoon, rotation.Intermediate: intermediateSoon} {
+		k := d.keys.book.Schedule().Current(p, now)
+		if k.Generation < 2 {
+			continue
+		}
+		if s := d.keyState(d.keys.book.Schedule(), k); s.Expires.Sub(now) < soon {
+			c.warn(k.String(), "ostiary keys rotate "+string(p), "its certificate ends %s", s.Expires.UTC().Format(time.DateOnly))
+		}
+	}
+}
+
 func (c *checkup) certificates(cfg *Config) {
 	for _, x := range []struct {
 		name string
 		soon time.Duration
 		do   string
-	}{{"root", rootSoon, "plan for every agent to enrol again before then"}, {"intermediate", intermediateSoon, "restart the gateway: it makes a new one"}} {
+	}{{"root", rootSoon, "rotate it long before then: ostiary keys rotate root"}, {"intermediate", intermediateSoon, "restart the gateway, or rotate it: ostiary keys rotate intermediate"}} {
 		name := x.name + " certificate"
+		if _, err := os.Stat(filepath.Join(cfg.keysDir(), "g2-ca-"+x.name+".pem")); err == nil {
+			c.ok(name, "it was rotated; the running gateway knows until when the present one lasts: ostiary keys list --json")
+			continue
+		}
 		b, err := os.ReadFile(filepath.Join(cfg.identityDir(), x.name+".pem"))
 		if errors.Is(err, fs.ErrNotExist) {
 			c.warn(name, "start the gateway once", "there is none yet")
@@ -295,6 +314,7 @@ func (d *Daemon) Doctor(ctx context.Context) []control.Check {
 		}
 	}
 	c.store(ctx, d.cfg)
+	c.rotated(d)
 	for _, l := range []*ledger.Log{d.journal.deployment, d.journal.gateway} {
 		c.running(l, d.journal.indexes[l])
 	}

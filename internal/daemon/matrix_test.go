@@ -72,7 +72,11 @@ type cell struct {
 }
 
 // stance is what a stand is built with.
-type stance struct{ postgres, stdio, bearer, collector bool }
+type stance struct {
+	postgres, stdio, bearer, collector bool
+
+	keys string // a folder of keys that others share
+}
 
 func ledgerCells() (all []cell) {
 	for _, how := range []string{"eio", "eio-done", "short", "fsync", "fsync-done", "readonly"} {
@@ -474,6 +478,9 @@ tools: {recheck: 24h}
 ` + s.servers(with)
 	if with.postgres {
 		s.text += s.sharedStore()
+	}
+	if with.keys != "" {
+		s.text += fmt.Sprintf("keys: %q\n", with.keys)
 	}
 	if with.collector {
 		h := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))

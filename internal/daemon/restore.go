@@ -206,6 +206,9 @@ func ConfirmEpoch(ctx context.Context, cfg *Config, by string, log *slog.Logger)
 	if err := d.openStore(ctx); err != nil {
 		return 0, err
 	}
+	if err := d.openSchedule(ctx); err != nil {
+		return 0, err
+	}
 	if err := d.openLog(ctx); err != nil {
 		return 0, err
 	}
