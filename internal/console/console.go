@@ -55,6 +55,7 @@ type Options struct {
 	// Refused counts a request that was refused before anybody was known,
 	// by the address it came from. It must not block.
 	Refused func(source, code string)
+	Pace    *stricthttp.Pace // what strangers may ask for; shared with whoever else answers them. nil: one of its own
 	Clock   func() time.Time
 	Logger  *slog.Logger
 }
@@ -71,7 +72,6 @@ type Console struct {
 	origin *url.URL
 	mux    *http.ServeMux
 	cross  *http.CrossOriginProtection
-	limits *limits
 	looks  *looks
 
 	streams streams
@@ -83,7 +83,10 @@ func New(o Options) (*Console, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Console{o: o, origin: u, mux: http.NewServeMux(), cross: http.NewCrossOriginProtection(), limits: newLimits(o.Clock)}
+	if o.Pace == nil {
+		o.Pace = stricthttp.NewPace(o.Clock)
+	}
+	c := &Console{o: o, origin: u, mux: http.NewServeMux(), cross: http.NewCrossOriginProtection()}
 	if c.looks, err = loadLooks(); err != nil {
 		return nil, err
 	}

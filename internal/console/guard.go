@@ -9,13 +9,9 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/control"
@@ -105,7 +101,7 @@ func (c *Console) take(x *exchange, to route) error {
 		if err := c.sameOrigin(x.r); err != nil {
 			return err
 		}
-		if !c.limits.allow(stricthttp.Source(x.r)) {
+		if !c.o.Pace.Allow(stricthttp.Source(x.r)) {
 			return ostiary.Errorf(ostiary.Exhausted, "rate", "too many requests came from your address; wait a minute")
 		}
 	}
@@ -216,61 +212,6 @@ func (c *Console) read(x *exchange, takes sends) (err error) {
 		return ostiary.Errorf(ostiary.Denied, "form", "this page is out of date; open it again")
 	}
 	return nil
-}
-
-const (
-	// sourceRate and sourceBurst bound what one address sends: a person
-	// clicks, a program floods.
-	sourceRate  = 2
-	sourceBurst = 40
-	// allRate and allBurst bound what all send together: each may cost a
-	// durable write.
-	allRate  = 100
-	allBurst = 400
-	// maxSources bounds what is remembered of addresses.
-	maxSources = 4096
-)
-
-// limits bounds how often strangers can make us write.
-type limits struct {
-	clock func() time.Time
-	all   *rate.Limiter
-
-	mu  sync.Mutex // guards one
-	one map[netip.Prefix]*rate.Limiter
-}
-
-func newLimits(clock func() time.Time) *limits {
-	return &limits{clock: clock, all: rate.NewLimiter(allRate, allBurst), one: map[netip.Prefix]*rate.Limiter{}}
-}
-
-// allow takes one request of an address; those of one IPv6 /64 are one host's.
-func (l *limits) allow(address string) bool {
-	a, err := netip.ParseAddr(address)
-	if err != nil {
-		return false
-	}
-	a = a.Unmap().WithZone("")
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	from, err := a.Prefix(bits)
-	if err != nil {
-		return false
-	}
-	now := l.clock()
-	l.mu.Lock()
-	lim := l.one[from]
-	if lim == nil {
-		if len(l.one) >= maxSources {
-			clear(l.one) // forgetting is cheaper than a list, and the limit on all holds
-		}
-		lim = rate.NewLimiter(sourceRate, sourceBurst)
-		l.one[from] = lim
-	}
-	l.mu.Unlock()
-	return lim.AllowN(now, 1) && l.all.AllowN(now, 1)
 }
 
 // arrived reports whether a link on another site was followed. The cookie is

@@ -198,6 +198,7 @@ type pages struct {
 	listener    net.Listener
 	certificate *certificate // nil on this machine's own addresses
 	people      *people.People
+	pace        *stricthttp.Pace // of strangers, to the pages and to the authorization server together
 	watch       *console.Watch
 	console     *console.Console
 	handler     http.Handler
@@ -217,6 +218,7 @@ func (d *Daemon) openPeople(context.Context) error {
 	if d.pages.listener == nil {
 		return nil
 	}
+	d.pages.pace = stricthttp.NewPace(d.clock)
 	seal, err := d.ring.AEAD("people")
 	if err != nil {
 		return err
@@ -254,7 +256,7 @@ func (d *Daemon) openConsole(context.Context) (err error) {
 		held = &control.Desk{Approvals: d.approvals, People: d.pages.people, Clock: d.clock}
 	}
 	d.pages.console, err = console.New(console.Options{
-		Approvals: held, People: d.pages.people, Consents: consents{d.oauth}, Mandates: given{d.authority}, Desk: d.control, Watch: d.pages.watch, Tools: d.choices, Refused: d.stranger, Clock: d.clock, Logger: d.log,
+		Approvals: held, People: d.pages.people, Consents: consents{d.oauth}, Mandates: given{d.authority}, Desk: d.control, Watch: d.pages.watch, Tools: d.choices, Refused: d.stranger, Pace: d.pages.pace, Clock: d.clock, Logger: d.log,
 	})
 	if err == nil {
 		d.pages.handler = d.withOAuth(d.pages.console)

@@ -98,7 +98,7 @@ func (d *Daemon) openOAuth(context.Context) error {
 	}
 	o := oauth.Options{
 		URL: d.consoleURL(), Agents: d.publicURL(), Authority: d.authority, Records: d.store, Resources: resources{d}, Fetch: fetch, Persons: persons{d},
-		Register: d.cfg.OAuth.Register, Refused: d.stranger, Clock: d.clock, Logger: d.log,
+		Register: d.cfg.OAuth.Register, Refused: d.stranger, Pace: d.pages.pace, Clock: d.clock, Logger: d.log,
 	}
 	for _, i := range d.cfg.OAuth.Issuers {
 		o.Issuers = append(o.Issuers, oauth.Issuer{URL: i.Issuer, Keys: i.Keys, Scopes: i.Scopes})

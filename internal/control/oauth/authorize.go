@@ -56,8 +56,8 @@ type pending struct {
 // authorize takes a client's request by way of a person's browser, looks at
 // all of it, and sends the person to the page that asks them.
 func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
-	if !s.strangers.Allow() {
-		s.page(w, r, refuse(unavailable, "too many requests at once"))
+	if !s.o.Pace.Allow(stricthttp.Source(r)) {
+		s.page(w, r, refuse(unavailable, "too many requests from your address at once: wait a minute"))
 		return
 	}
 	f, ref := parseForm(r.URL.RawQuery)

@@ -17,6 +17,7 @@ import (
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/identity/jwt"
 	"github.com/ostiary/ostiary/internal/record"
+	"github.com/ostiary/ostiary/internal/stricthttp"
 	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
@@ -267,8 +268,8 @@ const registeredLife = 30 * 24 * time.Hour
 // register takes the word of a client that can do no better. See RFC 7591. It
 // gets no secret, and people are told that nobody checked its name.
 func (s *Server) register(w http.ResponseWriter, r *http.Request) {
-	if !s.strangers.Allow() {
-		s.fail(w, r, refuse(unavailable, "too many requests at once"))
+	if !s.o.Pace.Allow(stricthttp.Source(r)) {
+		s.fail(w, r, refuse(unavailable, "too many requests from your address at once: wait a minute"))
 		return
 	}
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))

@@ -37,6 +37,7 @@ import (
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/identity/jwt"
 	"github.com/ostiary/ostiary/internal/record"
+	"github.com/ostiary/ostiary/internal/stricthttp"
 )
 
 // Lives and limits.
@@ -48,11 +49,6 @@ const (
 
 	maxForm     = 64 << 10 // bytes of a request: a token, an assertion and details
 	bodyTimeout = 10 * time.Second
-
-	// askRate and askBurst bound how often strangers make us look something
-	// up; each question is a row for ten minutes.
-	askRate  = 10
-	askBurst = 100
 )
 
 // Authority issues mandates and tokens, and reads them. *identity.Authority is
@@ -106,8 +102,8 @@ type Issuer struct {
 	Scopes []string // the most that an assertion gives
 }
 
-// Options are what a Server is made of; all are required but Issuers, Persons
-// and Refused.
+// Options are what a Server is made of; all are required but Issuers, Persons,
+// Refused and Pace.
 type Options struct {
 	URL       string // scheme and host of the issuer: where people and clients reach it
 	Agents    string // scheme and host of the agents' listener, where certificates are shown
@@ -119,19 +115,19 @@ type Options struct {
 	Persons   Persons
 	Register  bool // clients may register themselves; a stranger can then fill the store, slowly
 	Refused   func(source, code string)
+	Pace      *stricthttp.Pace // of strangers: each question is a row for ten minutes
 	Clock     func() time.Time
 	Logger    *slog.Logger
 }
 
 // Server is the authorization server. Safe for concurrent use.
 type Server struct {
-	o         Options
-	strangers *rate.Limiter
-	fetches   *rate.Limiter
-	clients   cache[*client]
-	paces     cache[*rate.Limiter] // by client
-	keys      cache[*jwt.Set]
-	mux       *http.ServeMux
+	o       Options
+	fetches *rate.Limiter
+	clients cache[*client]
+	paces   cache[*rate.Limiter] // by client
+	keys    cache[*jwt.Set]
+	mux     *http.ServeMux
 }
 
 // New returns a server that is ready to answer.
@@ -152,12 +148,15 @@ func New(o Options) (*Server, error) {
 			return nil, ostiary.Errorf(ostiary.Malformed, "oauth_issuer", "%q: a trusted issuer and its keys are https, and there are persons", i.URL)
 		}
 	}
+	if o.Pace == nil {
+		o.Pace = stricthttp.NewPace(o.Clock)
+	}
 	if o.Refused == nil {
 		o.Refused = func(string, string) {}
 	}
 	s := &Server{
 		paces: cache[*rate.Limiter]{life: documentLife},
-		o:     o, strangers: rate.NewLimiter(askRate, askBurst), fetches: rate.NewLimiter(fetchRate, fetchBurst),
+		o:     o, fetches: rate.NewLimiter(fetchRate, fetchBurst),
 		clients: cache[*client]{life: documentLife}, keys: cache[*jwt.Set]{life: documentLife}, mux: http.NewServeMux(),
 	}
 	s.mux.HandleFunc("GET /.well-known/oauth-authorization-server", s.metadata)
