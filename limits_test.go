@@ -43,6 +43,8 @@ var limits = []limit{
 	{"internal/door/mcp.headerTimeout", "the same, in net/http", []string{"internal/door/mcp.bodyTimeout"}},
 	{"internal/door/mcp.bodyTimeout", "the body of an agent's request", []string{"internal/daemon.Ledger.MaxActionTime"}},
 	{"internal/people.providerTimeout", "one question to the OpenID provider", []string{"internal/console.answerTimeout"}},
+	{"internal/people.removingTimeout", "an operator to be removed, or to lose the role", []string{"internal/people.removingLife", "internal/console.answerTimeout"}},
+	{"internal/people.removingLife", "another gateway, of which nobody can say whether it removed one", nil},
 	{"internal/console.bodyTimeout", "what a browser sends", []string{"internal/console.answerTimeout"}},
 	{"internal/console.answerTimeout", "a page of the console", nil},
 	{"internal/console.liveWrite", "a browser to take one event of a live page", []string{"internal/console.answerTimeout"}},

@@ -15,6 +15,7 @@ import (
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/people"
 	"github.com/ostiary/ostiary/internal/people/peopletest"
+	"github.com/ostiary/ostiary/internal/record"
 	"github.com/ostiary/ostiary/internal/store"
 )
 
@@ -405,6 +406,41 @@ func TestO11LastOperator(t *testing.T) {
 	}
 	_, err = h.Revoke(t.Context(), "nobody", "x", "root")
 	kind(t, err, ostiary.NotFound, "nobody")
+
+	// Through two gateways on one store, whoever comes first.
+	for round := range 50 {
+		h := newHouse(t)
+		other := newHouse(t, func(o *people.Options) { o.Records = h.records })
+		h.enrol(t, h.invite(t, "dana", people.Operator), "")
+		h.enrol(t, h.invite(t, "kim", people.Operator), "")
+		h.enrol(t, h.invite(t, "lee"), "")
+		var all sync.WaitGroup
+		all.Go(func() { _, _ = h.Revoke(t.Context(), "kim", "x", "dana") })
+		all.Go(func() { _, _ = other.SetRoles(t.Context(), "dana", nil, "kim") })
+		all.Go(func() {
+			if _, err := other.Revoke(t.Context(), "lee", "x", "kim"); err != nil {
+				t.Errorf("who is no operator waits for nobody: %v", err)
+			}
+		})
+		all.Wait()
+		if has, err := h.HasOperator(t.Context()); err != nil || !has {
+			t.Fatalf("round %d: no operator is left (%v)", round, err)
+		}
+	}
+	// Who died in the middle of it holds it up for a while, and not for good.
+	h = newHouse(t)
+	for _, name := range []string{"dana", "kim", "lee"} {
+		h.enrol(t, h.invite(t, name, people.Operator), "")
+	}
+	if _, err := h.records.CreateRecord(t.Context(), record.Record{Kind: "person_removing", ID: "operator", Data: []byte("lee"), Expires: h.clock().Add(2 * time.Minute)}, h.clock()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.Revoke(t.Context(), "dana", "x", "kim")
+	kind(t, err, ostiary.Conflict, "while it may happen yet")
+	h.now.Add(121)
+	if _, err = h.Revoke(t.Context(), "dana", "x", "kim"); err != nil {
+		t.Error(err)
+	}
 	_, err = h.Revoke(t.Context(), "kim", "", "root")
 	kind(t, err, ostiary.Malformed, "without a reason")
 }

@@ -133,21 +133,63 @@ func (p *People) change(ctx context.Context, name string, do func(*person) (Even
 
 // SetRoles gives a person exactly these roles. Their sessions end.
 func (p *People) SetRoles(ctx context.Context, name string, roles []Role, by string) (Person, error) {
-	if !slices.Contains(roles, Operator) {
-		p.removing.Lock()
-		defer p.removing.Unlock()
-		if err := p.notLast(ctx, name); err != nil {
+	change := func(ctx context.Context) (Person, error) {
+		return p.change(ctx, name, func(r *person) (Event, error) {
+			if !r.Revoked.IsZero() {
+				return Event{}, errRevoked(name)
+			}
+			r.Roles, r.Round = Words(roles), r.Round+1
+			return Event{What: "change_roles", By: by, Detail: "roles are now " + said(roles)}, nil
+		})
+	}
+	if slices.Contains(roles, Operator) {
+		return change(ctx)
+	}
+	return p.unlessLast(ctx, name, change)
+}
+
+// unlessLast changes a person who is not the last operator. Nobody else does so
+// meanwhile, on any gateway of the store: two could each find the other one
+// left. Who may have begun to change somebody and died keeps the others out
+// until removingLife is over. Whoever is no operator leaves none behind.
+func (p *People) unlessLast(ctx context.Context, name string, change func(context.Context) (Person, error)) (Person, error) {
+	if x, err := p.Person(ctx, name); err != nil || !isOperator(x) {
+		if err != nil {
 			return Person{}, err
 		}
+		return change(ctx)
 	}
-	return p.change(ctx, name, func(r *person) (Event, error) {
-		if !r.Revoked.IsZero() {
-			return Event{}, errRevoked(name)
-		}
-		r.Roles, r.Round = Words(roles), r.Round+1
-		return Event{What: "change_roles", By: by, Detail: "roles are now " + said(roles)}, nil
-	})
+	p.removing.Lock()
+	defer p.removing.Unlock()
+	now := p.o.Clock()
+	_, err := p.o.Records.CreateRecord(ctx, record.Record{Kind: kindRemoving, ID: "operator", Data: []byte(name), Expires: now.Add(removingLife)}, now)
+	if ostiary.KindOf(err) == ostiary.Conflict {
+		return Person{}, ostiary.Errorf(ostiary.Conflict, "person_moved", "another gateway is changing who is an operator: try again in a moment")
+	}
+	if err != nil {
+		return Person{}, err
+	}
+	within, cancel := context.WithTimeout(ctx, removingTimeout)
+	defer cancel()
+	var out Person
+	if err = p.notLast(within, name); err == nil {
+		out, err = change(within)
+	}
+	if err == nil || within.Err() == nil && ostiary.AsError(err).Code != "not_known" { // else it may happen yet
+		done, cancel := context.WithTimeout(context.WithoutCancel(ctx), removingTimeout)
+		defer cancel()
+		_ = p.o.Records.DeleteRecord(done, kindRemoving, "operator") // or it ends by itself
+	}
+	return out, err
 }
+
+const (
+	kindRemoving = "person_removing"
+	// removingTimeout bounds the change of one person, and removingLife how
+	// long nobody else tries while nobody can say what became of it.
+	removingTimeout = 10 * time.Second
+	removingLife    = 2 * time.Minute
+)
 
 // Revoke ends a person: sessions, passkeys, every mandate they gave, and the
 // invitations that are open for them. Of a name that was only invited it takes
@@ -173,17 +215,14 @@ func (p *People) Revoke(ctx context.Context, name, reason, by string) (Person, e
 }
 
 func (p *People) revoke(ctx context.Context, name, reason, by string) (Person, error) {
-	p.removing.Lock()
-	defer p.removing.Unlock()
-	if err := p.notLast(ctx, name); err != nil {
-		return Person{}, err
-	}
-	return p.change(ctx, name, func(r *person) (Event, error) {
-		if r.Revoked.IsZero() {
-			r.Revoked = p.o.Clock().UTC()
-		}
-		r.Reason, r.Round = clip(reason), r.Round+1
-		return Event{What: "revoke_person", By: by, Detail: reason}, nil
+	return p.unlessLast(ctx, name, func(ctx context.Context) (Person, error) {
+		return p.change(ctx, name, func(r *person) (Event, error) {
+			if r.Revoked.IsZero() {
+				r.Revoked = p.o.Clock().UTC()
+			}
+			r.Reason, r.Round = clip(reason), r.Round+1
+			return Event{What: "revoke_person", By: by, Detail: reason}, nil
+		})
 	})
 }
 

@@ -39,6 +39,7 @@ func agentMain() {
 	anyone := fs.Bool("trust-anyone", false, "show no certificate and believe any")
 	bare := fs.Bool("bare", false, "send no protocol headers of its own")
 	host := fs.String("host", "", "Host header")
+	where := fs.Bool("where", false, "print where the answer leads, and what it asks for, before its body")
 	fs.Var(&h, "H", "header, may be repeated")
 	fs.Parse(os.Args[1:])
 	args := fs.Args()
@@ -50,6 +51,9 @@ func agentMain() {
 		return
 	}
 	body, own := compose(args)
+	if *method == http.MethodGet {
+		body = nil
+	}
 	req, err := http.NewRequest(*method, *url, bytes.NewReader(body))
 	check(err)
 	if *host != "" {
@@ -79,6 +83,9 @@ func agentMain() {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	fmt.Println(resp.StatusCode)
+	if *where {
+		fmt.Printf("Location: %s\nWWW-Authenticate: %s\n", resp.Header.Get("Location"), resp.Header.Get("WWW-Authenticate"))
+	}
 	os.Stdout.Write(b)
 	fmt.Println()
 	check(err)
