@@ -64,6 +64,13 @@ type OIDCConfig struct {
 }
 
 const (
+	// consoleHeadTime and consoleReadTime bound how long a request of a browser
+	// may take to come, its head and all of it; consoleWriteTime its answer,
+	// where the page sets nothing narrower; consoleIdleTime a silent connection.
+	consoleHeadTime  = 10 * time.Second
+	consoleReadTime  = 30 * time.Second
+	consoleWriteTime = time.Minute
+	consoleIdleTime  = 2 * time.Minute
 	// consoleHeader bounds a request's head: a cookie and what browsers say.
 	consoleHeader = 32 << 10
 	// maxSecretFile bounds a file that holds one secret: a line.
@@ -279,8 +286,8 @@ func (d *Daemon) consoleServer() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	s := &http.Server{
-		Handler: d.pages.handler, Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: consoleHeader, DisableGeneralOptionsHandler: true,
+		Handler: d.pages.handler, Protocols: protocols, ReadHeaderTimeout: consoleHeadTime, ReadTimeout: consoleReadTime, WriteTimeout: consoleWriteTime,
+		IdleTimeout: consoleIdleTime, MaxHeaderBytes: consoleHeader, DisableGeneralOptionsHandler: true,
 		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
 	s.RegisterOnShutdown(d.pages.console.Close)

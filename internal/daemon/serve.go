@@ -21,6 +21,14 @@ import (
 	"github.com/ostiary/ostiary/internal/telemetry"
 )
 
+const (
+	// controlHeadTime bounds how long the head of a command's request may take,
+	// controlIdleTime a silent connection of a command, controlHeader the head.
+	controlHeadTime = 10 * time.Second
+	controlIdleTime = time.Minute
+	controlHeader   = 32 << 10
+)
+
 // serveAll starts every listener. A server that ends by itself reports to
 // failed.
 func (d *Daemon) serveAll(failed chan<- error) []*http.Server {
@@ -49,7 +57,7 @@ func (d *Daemon) serveAll(failed chan<- error) []*http.Server {
 		start("metrics", d.telemetry.Server(d.metricsHosts(), d.log), telemetry.Listen(d.metrics))
 	}
 	start("control", &http.Server{
-		Handler: d.control.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
+		Handler: d.control.Handler(), ReadHeaderTimeout: controlHeadTime, IdleTimeout: controlIdleTime, MaxHeaderBytes: controlHeader,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if p, ok := c.(*peerConn); ok {
 				return control.WithOperator(ctx, p.name)
