@@ -14,7 +14,7 @@ type Code struct {
 // Codes lists every code that a caller, an operator or a reader of the log can
 // meet, sorted by name and kind. A code can have more than one kind.
 func Codes() []Code {
-	all := slices.Concat(messageCodes(), doorCodes(), decisionCodes(), identityCodes(), upstreamCodes(), ledgerCodes(), storeCodes(), approvalCodes(), operatorCodes(), peopleCodes(), consoleCodes(), fileCodes(), bugCodes())
+	all := slices.Concat(messageCodes(), doorCodes(), decisionCodes(), identityCodes(), upstreamCodes(), ledgerCodes(), storeCodes(), approvalCodes(), provenanceCodes(), operatorCodes(), peopleCodes(), consoleCodes(), fileCodes(), bugCodes())
 	slices.SortFunc(all, func(a, b Code) int {
 		if a.Name != b.Name {
 			if a.Name < b.Name {

@@ -297,6 +297,7 @@ type toolsCmd struct {
 	Pin    toolsAcceptCmd `cmd:"" help:"Accept all definitions of a server, or one, as they are now."`
 	Accept toolsAcceptCmd `cmd:"" help:"The same as pin: accept a changed definition."`
 	Read   toolsReadCmd   `cmd:"" help:"Read a server's definitions now."`
+	Label  toolsLabelCmd  `cmd:"" help:"Propose what arguments decide and how far results are to be trusted, for labels.yaml in the policy folder."`
 }
 
 type toolsListCmd struct {

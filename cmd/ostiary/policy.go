@@ -14,6 +14,7 @@ import (
 	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/daemon"
 	"github.com/ostiary/ostiary/internal/policy"
+	origins "github.com/ostiary/ostiary/internal/provenance"
 	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
@@ -138,6 +139,9 @@ func (c *policyCheckCmd) Run(e *env) error {
 		fmt.Fprintf(e.stderr, "Checking without tools, and without the folder's tests: %s\n", ostiary.AsError(without).Detail)
 	}
 	set, found := policy.Compile(src, tools)
+	if problem, ok := control.LabelsProblem(string(src.Files[origins.LabelsFile])); !ok {
+		set, found = nil, append(found, problem)
+	}
 	asked, wrong := 0, []policy.Problem(nil)
 	if set != nil && without == nil { // a test is about tools
 		asked, wrong = policy.Test(src, set)

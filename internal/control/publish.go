@@ -11,6 +11,7 @@ import (
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/provenance"
 )
 
 // Publication is what became of an attempt to publish the policy folder.
@@ -145,6 +146,15 @@ func (c *Control) standing() Publication {
 	return Publication{}
 }
 
+// LabelsProblem reads a file of labels and reports whether it is good.
+func LabelsProblem(text string) (policy.Problem, bool) {
+	_, err := provenance.ParseLabels([]byte(text))
+	if err == nil {
+		return policy.Problem{}, true
+	}
+	return policy.Problem{File: provenance.LabelsFile, Line: 1, Severity: policy.Error, Code: "labels", Message: ostiary.AsError(err).Detail}, false
+}
+
 func (c *Control) publish(ctx context.Context, src policy.Source) (Publication, error) {
 	// In this order: what another process stores after the number was read
 	// makes saving fail, so that no snapshot misses what it accepted.
@@ -159,6 +169,10 @@ func (c *Control) publish(ctx context.Context, src policy.Source) (Publication, 
 	set, problems := policy.Compile(src, c.o.Book.Tools())
 	if p.Problems = problems; set == nil {
 		return p, ostiary.Errorf(ostiary.Malformed, "policy", "the policy folder does not compile; the last good snapshot stays active")
+	}
+	if problem, ok := LabelsProblem(set.Text(provenance.LabelsFile)); !ok {
+		p.Problems = append(p.Problems, problem)
+		return p, ostiary.Errorf(ostiary.Malformed, "policy", "%s in the policy folder does not say what it should; the last good snapshot stays active", provenance.LabelsFile)
 	}
 	signer := c.o.Signing().Signs
 	if active := c.o.Engine.Active(); active != nil && active.Digest() == set.Digest() {

@@ -310,7 +310,7 @@ func RequestKey(data string) ([]byte, error) {
 func (d *Daemon) openGate(context.Context) error {
 	d.issued = d.sessions()
 	d.engine = policy.New()
-	traced := newTracer(d.issued, d.authority, d.book)
+	traced := newTracer(d.issued, d.authority, d.book, d.engine)
 	r := &gate.Resolver{
 		Tools: d.book, Groups: d.engine, Registry: agentFacts{d.authority, d.clock}, Sessions: sessionFacts{d.issued, d.authority}, Containments: d.contained, Tracer: traced, Entities: &d.entities,
 		Servers: d.cfg.resources(), Own: ostiary.Resource{Zone: "default", Trusted: true}, Clock: d.clock,

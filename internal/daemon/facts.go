@@ -84,7 +84,7 @@ func (f sessionFacts) Session(ctx context.Context, s *ostiary.Subject, id ostiar
 		o.Root = m.Links[0]
 	}
 	st, err := f.sessions.Open(ctx, o)
-	return gate.SessionFacts{Session: st.Session, Taint: st.Taint, Reads: st.Reads}, err
+	return gate.SessionFacts{Session: st.Session, Taint: st.Taint, Classes: st.Classes, Reads: st.Reads}, err
 }
 
 // tainter names what entered a session after the server it came from.

@@ -8,6 +8,7 @@ import (
 	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/gate"
 	"github.com/ostiary/ostiary/internal/identity"
+	"github.com/ostiary/ostiary/internal/policy"
 	"github.com/ostiary/ostiary/internal/provenance"
 )
 
@@ -19,12 +20,16 @@ type tracer struct {
 	authority *identity.Authority
 	book      *catalog.Book
 
+	engine *policy.Engine
+
 	mu       sync.RWMutex // guards what follows
+	snapshot uint64       // whose labels these are
+	labels   *provenance.Labels
 	profiles map[ostiary.Digest]*provenance.Profile
 }
 
-func newTracer(s *provenance.Sessions, a *identity.Authority, b *catalog.Book) *tracer {
-	return &tracer{sessions: s, authority: a, book: b, profiles: map[ostiary.Digest]*provenance.Profile{}}
+func newTracer(s *provenance.Sessions, a *identity.Authority, b *catalog.Book, e *policy.Engine) *tracer {
+	return &tracer{sessions: s, authority: a, book: b, engine: e, profiles: map[ostiary.Digest]*provenance.Profile{}}
 }
 
 // Trace implements [gate.Tracer].
@@ -38,35 +43,54 @@ func (t *tracer) Inspect(_ context.Context, r *ostiary.Request, f gate.Frame) ([
 	if r.Resource.Server == "" || r.Context.Session.ID == "" {
 		return nil, nil // the gateway's own words
 	}
-	return nil, t.sessions.Learn(r.Context.Session.ID, t.profile(r), t.task(&r.Context.Mandate), r.Action.Arguments, f.Body, r.Resource.Trusted)
+	p := t.profile(r)
+	if len(p.Classes) > 0 {
+		if err := t.sessions.Classify(r.Context.Session.ID, p.Classes); err != nil {
+			return nil, err
+		}
+	}
+	return nil, t.sessions.Learn(r.Context.Session.ID, p, t.task(&r.Context.Mandate), r.Action.Arguments, f.Body, r.Resource.Trusted)
 }
 
 // maxProfiles bounds how many definitions are remembered; each accepted one
 // has its own.
 const maxProfiles = 10_000
 
-// profile returns what is known of the tool that a call is for.
+// profile returns what is known of the tool that a call is for: what its
+// definition suggests, and what the labels of the active snapshot say.
 func (t *tracer) profile(r *ostiary.Request) *provenance.Profile {
 	a := &r.Action
 	if a.Pin.IsZero() || a.Method != "tools/call" {
 		return provenance.Reading(a.Server, a.Name)
 	}
+	active := t.engine.Active()
+	if active == nil {
+		return provenance.Unknown(a.Server, a.Tool)
+	}
 	t.mu.RLock()
-	p := t.profiles[a.Pin]
+	p, current := t.profiles[a.Pin], t.snapshot == active.Number()
 	t.mu.RUnlock()
-	if p != nil && p.Server == a.Server && p.Tool == a.Tool {
+	if current && p != nil && p.Server == a.Server && p.Tool == a.Tool {
 		return p
 	}
 	tool, ok := t.book.Tool(a.Server, "tool", a.Tool)
 	if !ok || tool.Pin != a.Pin {
 		return provenance.Unknown(a.Server, a.Tool)
 	}
-	p = provenance.Guess(tool)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.snapshot != active.Number() {
+		labels, err := provenance.ParseLabels([]byte(active.Set().Text(provenance.LabelsFile)))
+		if err != nil { // it was checked when it was published
+			return provenance.Unknown(a.Server, a.Tool)
+		}
+		t.snapshot, t.labels = active.Number(), labels
+		clear(t.profiles)
+	}
 	if len(t.profiles) >= maxProfiles {
 		clear(t.profiles)
 	}
+	p = t.labels.Apply(provenance.Guess(tool))
 	t.profiles[a.Pin] = p
 	return p
 }

@@ -39,6 +39,7 @@ type Registry interface {
 type SessionFacts struct {
 	Session ostiary.Session
 	Taint   []string // sorted; the caller must not change it
+	Classes []string // data classes read, likewise
 	Reads   int64    // results of untrusted servers read
 }
 
@@ -127,7 +128,7 @@ func (f *Resolver) Resolve(ctx context.Context, s ostiary.Subject, call *Call) (
 		Posture: agent.Posture, Zone: agent.Zone, Roles: agent.Roles,
 		Risk:        ostiary.Risk{Score: 0, Level: "low"},
 		Containment: f.Containments.Level(&s, &r.Action),
-		Labels:      labels(r.Action.Arguments), Taint: session.Taint, ReadsTainted: session.Reads, Registered: known,
+		Labels:      labels(r.Action.Arguments), Taint: session.Taint, Classes: session.Classes, ReadsTainted: session.Reads, Registered: known,
 	}
 	if f.Tracer != nil {
 		t := f.Tracer.Trace(r)

@@ -57,6 +57,7 @@ const (
 	dirShadow   = "shadow/"
 	dirTests    = "tests/"
 	fileGroups  = "groups.yaml"
+	fileLabels  = "labels.yaml" // read by others; published and signed with the policies
 )
 
 // builtin policies are in every set and come first: only the gateway reads
@@ -117,7 +118,7 @@ func (c *compiler) run(src Source, tools []toolDecl) *Set {
 			c.problems = append(c.problems, Problem{File: name, Code: "too_large", Message: "the policy folder is larger than policy will read"})
 			return nil
 		}
-		if isPolicyFile(name) || name == fileGroups {
+		if isPolicyFile(name) || name == fileGroups || name == fileLabels {
 			c.files[name] = string(body)
 		}
 	}
@@ -132,7 +133,7 @@ func (c *compiler) run(src Source, tools []toolDecl) *Set {
 	}
 	c.file(builtinFile, builtin, setAuthorize)
 	for _, name := range slices.Sorted(maps.Keys(c.files)) {
-		if name != fileGroups {
+		if name != fileGroups && name != fileLabels {
 			c.policyFile(name)
 		}
 	}

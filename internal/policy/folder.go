@@ -64,7 +64,7 @@ func ReadDir(dir string) (Source, error) {
 }
 
 func wanted(rel string) bool {
-	return isPolicyFile(rel) || rel == fileGroups || (strings.HasPrefix(rel, dirTests) && strings.HasSuffix(rel, ".json"))
+	return isPolicyFile(rel) || rel == fileGroups || rel == fileLabels || (strings.HasPrefix(rel, dirTests) && strings.HasSuffix(rel, ".json"))
 }
 
 // readFile reads one byte more than is allowed, so that the caller sees an

@@ -53,6 +53,7 @@ type span struct {
 	from, to       uint32 // its words
 	mark, markTo   uint32 // its marks
 	only           hash   // of all of it, to count equal ones
+	name           hash   // of the last part of the path that is no index
 }
 
 // hit is where a value was found.
@@ -79,7 +80,7 @@ func (c *corpus) add(s *scan, result, record uint32, kind fieldKind, path, text 
 	s.read(text)
 	n := uint32(len(c.spans))
 	base := uint32(len(c.words))
-	x := span{result: result, record: record, kind: kind, path: path, from: base, mark: uint32(len(c.marks))}
+	x := span{result: result, record: record, kind: kind, path: path, from: base, mark: uint32(len(c.marks)), name: hashOf('n', lastName(path))}
 	c.words, c.marks = roomFor(c.words, len(s.words)), roomFor(c.marks, len(s.marks))
 	for i := range s.words {
 		w := &s.words[i]
@@ -271,7 +272,8 @@ func named(hits []hit, how string) []hit {
 // combined finds a value most of whose letters come from the corpus, in
 // pieces.
 func (c *corpus) combined(s *scan) []hit {
-	if len(s.words) < 2 {
+	particular := func(m mark) bool { return m.kind != markDate && m.kind != markTime }
+	if len(s.words) < 2 || strings.ContainsAny(s.text, " \n\t") && !slices.ContainsFunc(s.marks, particular) {
 		return nil
 	}
 	total, found := 0, 0

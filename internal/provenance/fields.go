@@ -66,8 +66,10 @@ func (r *reader) result(v ostiary.Value) {
 		}
 	}
 	for name, m := range v.Members() {
-		if name != "content" && name != "structuredContent" && name != "isError" && name != "_meta" {
-			r.json(name, m, r.next(), 0)
+		switch name {
+		case "content", "structuredContent", "isError", "resultType":
+		default:
+			r.json(name, m, r.record, 1)
 		}
 	}
 }
@@ -82,6 +84,9 @@ func (r *reader) value(path, s string, record uint32) {
 		kind = fieldProse
 	}
 	r.fields = append(r.fields, field{path, record, kind, s})
+	if kind == fieldProse && len(s) <= maxStructure {
+		r.labels(path, s, record, false)
+	}
 }
 
 // key adds a member's name if it is data and not a word of the schema.
@@ -204,20 +209,28 @@ func (r *reader) lines(path, s string) {
 		r.fields = append(r.fields, field{path, rec, fieldWhole, trimmed})
 		return
 	}
-	r.fields = append(r.fields, field{path, rec, fieldProse, s})
 	if len(s) > maxStructure {
+		r.fields = append(r.fields, field{path, rec, fieldProse, s})
 		return
 	}
 	total, short := 0, 0
 	for line := range strings.Lines(s) {
 		if line = strings.TrimSpace(line); line != "" {
 			total++
-			if strings.Count(line, " ") <= 6 && len(line) <= 60 {
+			if strings.Count(line, " ") <= 9 && len(line) <= 90 && !strings.ContainsAny(line[len(line)-1:], ".!?") {
 				short++
 			}
 		}
 	}
 	list := total >= 2 && short == total
+	if !list {
+		r.fields = append(r.fields, field{path, rec, fieldProse, s})
+	}
+	r.labels(path, s, rec, list)
+}
+
+// labels adds the lines of a text that have a place of their own.
+func (r *reader) labels(path, s string, rec uint32, list bool) {
 	n := 0
 	for line := range strings.Lines(s) {
 		n++
@@ -226,6 +239,9 @@ func (r *reader) lines(path, s string) {
 		switch {
 		case ok:
 			r.fields = append(r.fields, field{path + "/" + name, rec, fieldLine, value})
+			if list {
+				r.fields = append(r.fields, field{path + "/" + name, rec, fieldProse, name})
+			}
 		case list && line != "":
 			r.fields = append(r.fields, field{path + "/line " + itoa(n), rec, fieldLine, line})
 		}
@@ -243,7 +259,7 @@ func labelled(line string) (name, value string, ok bool) {
 		name, value, ok = strings.Cut(line, "\t")
 	}
 	name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-	if !ok || name == "" || value == "" || strings.Count(name, " ") > 3 || strings.Count(value, " ") > 8 || len(name) > 40 {
+	if !ok || name == "" || value == "" || strings.Count(name, " ") > 5 || strings.Count(value, " ") > 8 || len(name) > 40 {
 		return "", "", false
 	}
 	return name, value, true

@@ -1,6 +1,7 @@
 package provenance
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/ostiary/ostiary"
@@ -118,4 +119,49 @@ func (s *Sessions) shed(keep *kin) {
 			return
 		}
 	}
+}
+
+// ofClass begins the note, among the stored taints, that data of a class were
+// read.
+const ofClass = "class:"
+
+// with adds a word to a sorted list, and changes none that was handed out.
+func with(list []string, word string) []string {
+	i, have := slices.BinarySearch(list, word)
+	if have {
+		return list
+	}
+	return slices.Insert(slices.Clone(list), i, word)
+}
+
+// Classify records that data of some classes are about to enter a session.
+// When it returns nil that is durable; after an error, which is Unavailable,
+// nothing of them may be released.
+func (s *Sessions) Classify(id ostiary.SessionID, classes []string) error {
+	x := s.find(id)
+	for _, class := range classes {
+		if x == nil { // forgotten from memory; the store still knows it
+			if err := s.save(id, ofClass+class); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := x.kin.classify(s, x.id, class); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *kin) classify(s *Sessions, id ostiary.SessionID, class string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, have := slices.BinarySearch(c.classes, class); have {
+		return nil
+	}
+	if err := s.save(id, ofClass+class); err != nil {
+		return err
+	}
+	c.classes = with(c.classes, class)
+	return nil
 }

@@ -10,13 +10,13 @@ import "strings"
 var verbs = lexicon(`
 send: send sends sending sent email emails mail mails message messages reply replies respond answer forward forwards write writes tell tells inform notify contact dm text ask asks let share say remind thank greet report deliver submit
 pay: pay pays paying paid payment transfer transfers refund refunds reimburse wire remit settle purchase buy donate deposit tip
-create: create creates make makes add adds new set schedule schedules book books plan plans organise organize arrange put save saves write store generate open start register initialise initialize build draft init file reserve reserves reservation
-add: add adds append appends include insert put invite invites join attach extend
-delete: delete deletes remove removes clear clears erase cancel cancels drop discard clean wipe trash unsubscribe empty kick uninstall
-update: update updates change changes modify adjust adjusts edit edits reschedule reschedules move moves postpone rename set reset correct fix increase decrease replace switch alter
+create: create creates plan make makes add adds new set schedule schedules book books plan plans organise organize arrange put save saves write store generate open start register initialise initialize build draft init file reserve reserves reservation
+add: buy order purchase add adds extend append appends include insert put invite invites join attach extend
+delete: delete deletes drop remove removes clear clears erase cancel cancels drop discard clean wipe trash unsubscribe empty kick uninstall
+update: update updates change changes modify shift adjust adjusts edit edits reschedule reschedules move moves postpone rename set reset correct fix increase decrease replace switch alter
 share: share shares grant give invite invites collaborate collaborator permission permissions access send transfer
 reserve: reserve reserves reservation book books booking rent
-post: post posts publish upload submit write comment announce put
+post: create make post posts publish upload submit write comment announce put
 fetch: get read reads visit browse open fetch check look see view go follow summarise summarize summary find download search click scrape load
 download: download downloads save fetch get clone pull
 copy: copy copies duplicate backup back
@@ -36,9 +36,9 @@ run: run execute launch start
 
 // nouns maps a word to what it is done to.
 var nouns = lexicon(`
-money: money payment payments pay bill bills invoice rent transaction transactions transfer refund amount euro euros eur usd dollar dollars salary fee debt deposit subscription balance bank iban charge purchase tip wire
-mail: email emails mail mails e inbox message messages reply newsletter
-message: message messages dm chat tell text post inform channel slack note notify direct inbox
+money: money funds standing payment payments pay bill bills invoice rent transaction transactions transfer refund amount euro euros eur usd dollar dollars salary fee debt deposit subscription balance bank iban charge purchase tip wire
+mail: send email emails mail mails inbox message messages reply newsletter
+message: send tell share message messages dm chat tell text post inform channel slack note notify direct inbox
 event: event events appointment appointments meeting meetings calendar lunch dinner breakfast call reminder trip party class invitation schedule sync standup workshop hike
 file: file files document documents folder drive docx doc txt xlsx pdf csv list notes report spreadsheet directory dir node path content attachment attachments save download invoice readme
 folder: folder folders directory directories dir path

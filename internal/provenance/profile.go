@@ -43,6 +43,7 @@ type Profile struct {
 	Own          bool            // its result says something about the account itself, and nobody else writes it
 	Trusted      bool            // its results are trusted
 	Sheltered    []string        // fields of its results that nobody outside can write
+	Classes      []string        // data classes of its results
 
 	unknown      bool
 	verbs, nouns map[string]bool
@@ -73,12 +74,24 @@ func guess(server, name, description string, schema ostiary.Value, readOnly bool
 	for arg, s := range props.Members() {
 		p.Args[arg] = roleOf(p, words, arg, s)
 	}
+	if told := concepts(nouns, nameWords(firstSentence(description))); len(p.nouns) == 0 {
+		p.nouns = told
+	}
 	for _, r := range p.Args {
 		p.Outgoing = p.Outgoing || r == Destination && p.Effect
 	}
 	p.Own = readOnly && props.Len() == 0 && ownNames(words)
 	return p
 }
+
+func firstSentence(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	s, _, _ = strings.Cut(s, ". ")
+	return s
+}
+
+// destroys reports whether the tool takes something away for good.
+func (p *Profile) destroys() bool { return p.verbs["delete"] || p.verbs["transfer"] }
 
 // Reading is the profile of what reads and is no tool: a resource, a prompt.
 func Reading(server, name string) *Profile {
@@ -118,13 +131,13 @@ func ownNames(words []string) bool {
 }
 
 var (
-	destinationWords = set(`recipient recipients to cc bcc email emails mail receiver receivers payee beneficiary iban webhook callback endpoint host hostname phone telephone participants participant attendees attendee invitee invitees collaborator collaborators assignee assignees followers subscriber subscribers shared_with owner remote smtp server domain destination handle`)
+	destinationWords = set(`recipient recipients addressee addressees grantee guest guests audience to cc bcc email emails mail receiver receivers payee beneficiary iban webhook callback endpoint host hostname phone telephone participants participant attendees attendee invitee invitees collaborator collaborators assignee assignees followers subscriber subscribers shared_with owner remote smtp server domain destination handle`)
 	credentialWords  = set(`password passwd passphrase secret secrets credential credentials apikey token pin privatekey publickey`)
-	permissionWords  = set(`permission permissions role roles scope scopes access visibility privilege privileges acl grant grants policy`)
+	permissionWords  = set(`right rights permission permissions role roles scope scopes access visibility privilege privileges acl grant grants policy`)
 	amountWords      = set(`amount amounts sum total price cost value fee budget limit tip salary discount`)
 	locationWords    = set(`url uri urls link links href website page webpage site`)
 	timeWords        = set(`date time day start end until from since deadline due when month year hour duration schedule timezone`)
-	contentWords     = set(`body content contents text message description title subject summary note notes comment comments query question name label tags caption reason location topic details remark prompt search keyword keywords filter`)
+	contentWords     = set(`letter reference memo remark reason purpose greeting signature headline snippet comment_body bio about review feedback answer body content contents text message description title subject summary note notes comment comments query question name label tags caption reason location topic details remark prompt search keyword keywords filter`)
 	countWords       = set(`n count number quantity size page offset top max min limit rating force overwrite recurring all recursive format sort order category brand type language`)
 	proofVerbs       = set(`verify login log signin sign confirm authenticate unlock`)
 	peopleVerbs      = set(`add invite share send grant transfer forward assign notify message dm mention`)
@@ -148,10 +161,10 @@ func anyOf(words []string, in map[string]bool) bool {
 func roleOf(p *Profile, tool []string, arg string, schema ostiary.Value) Role {
 	words := nameWords(arg)
 	kind := typeOf(schema)
-	last := ""
-	if len(words) > 0 {
-		last = words[len(words)-1]
+	if len(words) == 0 {
+		words = []string{arg}
 	}
+	last := words[len(words)-1]
 	about := strings.ToLower(schema.Get("description").Text())
 	switch {
 	case kind == "boolean":
@@ -166,7 +179,7 @@ func roleOf(p *Profile, tool []string, arg string, schema ostiary.Value) Role {
 		return Credential
 	case anyOf(words, set(`otp code captcha mfa 2fa`)) && anyOf(tool, proofVerbs):
 		return Plain
-	case anyOf(words, amountWords) && (kind == "number" || kind == "integer" || kind == "string" && last != "limit"):
+	case anyOf(words, amountWords) && (kind == "number" || kind == "integer" || amountWords[last] && last != "limit"):
 		if !p.Effect {
 			return Plain
 		}
@@ -178,6 +191,8 @@ func roleOf(p *Profile, tool []string, arg string, schema ostiary.Value) Role {
 			return Destination
 		}
 		return Location
+	case words[0] == "input" || words[0] == "inputs" || words[0] == "field" || words[0] == "fields" || words[0] == "form":
+		return Content
 	case last == "id" || last == "ids" || last == "path" || last == "dir" || last == "file" || last == "filename" || last == "directory" || last == "folder":
 		return Object
 	case anyOf(words, set(`destination`)) && strings.Contains(about, "path"):
@@ -188,6 +203,8 @@ func roleOf(p *Profile, tool []string, arg string, schema ostiary.Value) Role {
 		return Destination
 	case kind == "integer" && last == "id" || kind == "integer" && len(words) == 1 && words[0] == "id":
 		return Object
+	case kind == "integer" && p.Effect && !anyOf(words, timeWords) && (last == "order" || !anyOf(words, countWords)):
+		return Object // a number that says which
 	case kind == "integer" || kind == "number":
 		return Plain
 	case anyOf(words, timeWords):
@@ -196,6 +213,22 @@ func roleOf(p *Profile, tool []string, arg string, schema ostiary.Value) Role {
 		return Content
 	case anyOf(words, countWords):
 		return Plain
+	}
+	return described(p, about)
+}
+
+// described guesses from the beginning of a description what a name does not
+// say.
+func described(p *Profile, about string) Role {
+	words := nameWords(about)
+	words = words[:min(len(words), 8)]
+	switch {
+	case anyOf(words, set(`recipient recipients receiver payee beneficiary addressee participants attendees invitee email emails iban`)) && !anyOf(words, set(`id identifier which`)) && p.Effect:
+		return Destination
+	case anyOf(words, set(`password passphrase secret`)):
+		return Credential
+	case len(words) > 0 && anyOf(words[:min(len(words), 3)], set(`subject body content text title description message note comment reason`)) && !anyOf(words, set(`id identifier name path`)):
+		return Content
 	}
 	return Object
 }

@@ -78,8 +78,10 @@ type kin struct {
 
 	mu    sync.RWMutex // guards what follows
 	taint []string     // sorted, and stored; replaced, never changed in place
-	lost  bool         // something was read that is in no index here
-	noted bool         // others know that there is an index here
+	// classes of data that were read; as taint
+	classes []string
+	lost    bool // something was read that is in no index here
+	noted   bool // others know that there is an index here
 
 	known known
 }
@@ -118,6 +120,7 @@ func (s *Sessions) Count() int {
 type State struct {
 	Session ostiary.Session
 	Taint   []string // sorted: what it and its kin have read; must not be changed
+	Classes []string // sorted: data classes among it; must not be changed
 	Reads   int64    // results of untrusted servers read since this process started
 }
 
@@ -160,6 +163,10 @@ func (x *kin) learn(taint []string, own string) {
 			x.lost = x.lost || source != own
 			continue
 		}
+		if class, ok := strings.CutPrefix(source, ofClass); ok {
+			x.classes = with(x.classes, class)
+			continue
+		}
 		if i, have := slices.BinarySearch(x.taint, source); !have {
 			x.lost = true
 			x.taint = slices.Insert(slices.Clone(x.taint), i, source)
@@ -170,7 +177,7 @@ func (x *kin) learn(taint []string, own string) {
 func (x *session) state() State {
 	x.kin.mu.RLock()
 	defer x.kin.mu.RUnlock()
-	return State{ostiary.Session{ID: x.id, Started: x.started}, x.kin.taint, x.reads.Load()}
+	return State{ostiary.Session{ID: x.id, Started: x.started}, x.kin.taint, x.kin.classes, x.reads.Load()}
 }
 
 func (s *Sessions) load(ctx context.Context, o Owner) (*session, error) {

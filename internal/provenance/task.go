@@ -45,6 +45,14 @@ func NewTask(parts ...string) *Task {
 	}
 	t.naming(&s)
 	t.verbs, t.nouns = concepts(verbs, t.words), concepts(nouns, t.words)
+	for i := range s.marks {
+		switch s.marks[i].kind {
+		case markEmail:
+			t.nouns["mail"] = true
+		case markLink:
+			t.nouns["web"] = true
+		}
+	}
 	t.delegates()
 	return t
 }
@@ -172,7 +180,7 @@ func (t *Task) CallsFor(p *Profile) bool {
 	if !t.Given() {
 		return false
 	}
-	return t.follows || (len(p.verbs) == 0 || meet(t.verbs, p.verbs)) && (len(p.nouns) == 0 || meet(t.nouns, p.nouns) || t.mentions(p.objects))
+	return t.follows && !p.destroys() || (len(p.verbs) == 0 || meet(t.verbs, p.verbs)) && (len(p.nouns) == 0 || meet(t.nouns, p.nouns) || t.mentions(p.objects))
 }
 
 func (t *Task) mentions(words []string) bool {

@@ -56,14 +56,24 @@ type result struct {
 	step         int
 	profile      *Profile
 	spans        [2]uint32
-	records      int  // of more than one field
-	named        bool // asked for by a name that the task gives
+	records      int // of more than one field
+	named        naming
 	trusted      bool
 	speaks       bool // it holds text that is addressed to an agent
 	host         string
 	rows         map[hash]int // how many records hold a value, to know what they have in common
 	anchors      map[uint32]anchor
+	within       map[uint32][2]uint32 // the spans among which a record's are
 }
+
+// naming says whether a result was asked for by a name.
+type naming uint8
+
+const (
+	notNamed     naming = iota
+	byDelegation        // a name that the task picked out of other content
+	byTask              // a name that the task gives
+)
 
 type anchor struct {
 	ok   bool
@@ -102,7 +112,7 @@ func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted
 	x.reader.result(reply)
 	x.records = x.reader.record
 	n := uint32(len(x.results))
-	r := result{server: p.Server, tool: p.Tool, step: x.steps, profile: p, trusted: trusted, rows: map[hash]int{}, anchors: map[uint32]anchor{}}
+	r := result{server: p.Server, tool: p.Tool, step: x.steps, profile: p, trusted: trusted, rows: map[hash]int{}, anchors: map[uint32]anchor{}, within: map[uint32][2]uint32{}}
 	r.spans[0] = uint32(len(x.corpus.spans))
 	last, held := uint32(0), uint32(0)
 	for i := range x.reader.fields {
@@ -111,13 +121,18 @@ func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted
 			x.full = true
 			break
 		}
+		here := uint32(len(x.corpus.spans))
 		x.corpus.add(&x.scan, n, f.record, f.kind, f.path, f.text)
+		if w, ok := r.within[f.record]; ok {
+			here = w[0]
+		}
+		r.within[f.record] = [2]uint32{here, uint32(len(x.corpus.spans))}
 		if f.record != last {
 			last = f.record
 			r.records++
 		}
+		r.speaks = r.speaks || speaks(&x.scan)
 		if f.kind == fieldProse {
-			r.speaks = r.speaks || speaks(&x.scan)
 			x.encoded(n, f)
 		} else {
 			s := &x.corpus.spans[len(x.corpus.spans)-1]
@@ -128,9 +143,6 @@ func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted
 					held = f.record
 					x.holding++
 				}
-			}
-			if f.kind == fieldWhole && len(f.text) > 40 {
-				r.speaks = r.speaks || speaks(&x.scan)
 			}
 		}
 	}
@@ -164,7 +176,7 @@ func isEncoded(c byte) bool {
 
 // askedFor reports whether a call fetched something by a name that the task
 // gives, or that was picked out by the task before.
-func (x *Index) askedFor(p *Profile, task *Task, args ostiary.Value) (named bool, host string) {
+func (x *Index) askedFor(p *Profile, task *Task, args ostiary.Value) (named naming, host string) {
 	var s scan
 	leaves(args, "", func(arg, _ string, v ostiary.Value) bool {
 		if v.Kind() != ostiary.String {
@@ -172,7 +184,7 @@ func (x *Index) askedFor(p *Profile, task *Task, args ostiary.Value) (named bool
 		}
 		s.read(v.Text())
 		for i := range s.marks {
-			if s.marks[i].kind == markHost && host == "" {
+			if s.marks[i].kind == markHost && host == "" && i > 0 && s.marks[i-1].kind == markLink {
 				host = s.text[s.marks[i].start:s.marks[i].end]
 			}
 		}
@@ -181,8 +193,11 @@ func (x *Index) askedFor(p *Profile, task *Task, args ostiary.Value) (named bool
 		}
 		m, ok := x.memos[memoKey{arg, s.text}]
 		particular := len(s.words) > 0 && (p.Role(arg) != Content && p.Role(arg) != Plain || task.namesAny(&s))
-		if particular && (task.says(&s) || ok && m.state == Delegated) {
-			named = true
+		switch {
+		case particular && task.says(&s):
+			named = byTask
+		case particular && ok && m.state == Delegated:
+			named = max(named, byDelegation)
 		}
 		return true
 	})
@@ -343,7 +358,7 @@ func (x *Index) fallback() Grade {
 func (x *Index) targets(p *Profile, args ostiary.Value) map[uint32]bool {
 	var out map[uint32]bool
 	leaves(args, "", func(arg, _ string, v ostiary.Value) bool {
-		if p.Role(arg) != Object {
+		if r := p.Role(arg); r == Amount || r == Content || r == Plain && v.Kind() != ostiary.Number {
 			return true
 		}
 		text := v.Text()
@@ -375,6 +390,9 @@ type question struct {
 	text   string
 	target map[uint32]bool
 	scan   scan
+	// embedded: it stands inside a text that is passed on
+	embedded bool
+	compared int // places whose other candidates were looked at
 }
 
 // answer says where the value came from, and remembers it.
@@ -401,6 +419,9 @@ func (q *question) look() (Grade, ostiary.Origin) {
 	}
 	hits, many := x.corpus.find(&q.scan)
 	if many {
+		if len(hits) == 0 {
+			return Untrusted, ostiary.Origin{How: "everywhere"}
+		}
 		return Untrusted, x.origin(hits[0], "everywhere")
 	}
 	best, from := Agent, ostiary.Origin{}
@@ -414,7 +435,9 @@ func (q *question) look() (Grade, ostiary.Origin) {
 	case q.role == Plain:
 		best = x.fallback()
 	default:
-		if hits = x.corpus.edited(&q.scan, q.text); len(hits) > 0 {
+		if hits = x.host(&q.scan); len(hits) > 0 { // a link that was given something more to carry
+			best, from = Untrusted, x.origin(hits[0], "host")
+		} else if hits = x.corpus.edited(&q.scan, q.text); len(hits) > 0 {
 			if best, from = q.judge(hits); best > Untrusted && best != Trusted && hits[0].how != "url" {
 				best = Unclear // a value that was changed is nobody's field
 			}
@@ -426,6 +449,20 @@ func (q *question) look() (Grade, ostiary.Origin) {
 		best, from.How = Delegated, "computed"
 	}
 	return best, from
+}
+
+// host finds content that shows a link to the host of a link.
+func (x *Index) host(s *scan) []hit {
+	if len(s.marks) == 0 || s.marks[0].kind != markLink || s.marks[0].first != 0 || int(s.marks[0].last) != len(s.words)-1 {
+		return nil
+	}
+	for i := range s.marks {
+		if s.marks[i].kind == markHost {
+			hits, _ := x.corpus.findMark(nil, s.marks[i].hash, "host")
+			return hits[:min(len(hits), 1)]
+		}
+	}
+	return nil
 }
 
 // abbreviated reports whether a short word of a closed list stands for a word
@@ -462,7 +499,7 @@ func (q *question) judge(hits []hit) (Grade, ostiary.Origin) {
 				return Delegated, x.origin(h, h.how)
 			}
 			s = Delegated // free text elsewhere may still point at it
-		case r.profile.Own && h.whole && !r.speaks:
+		case h.whole && (r.profile.Own && !r.speaks || sp.kind != fieldProse && slices.Contains(r.profile.Sheltered, lastName(sp.path))):
 			s = Own
 		case h.whole && sp.kind != fieldProse && (r.common(sp) || x.everywhere(sp)):
 			s = Own
@@ -528,21 +565,67 @@ func (q *question) delegated(h hit, sp *span, r *result) bool {
 	a := x.anchored(q.task, sp.record, r)
 	switch {
 	case h.whole && (sp.kind == fieldWhole || sp.kind == fieldKey):
-		return a.ok && (q.role != Destination && q.role != Permission || x.only(q.task, h, sp, a))
-	case !r.named && !a.ok || r.speaks:
+		return a.ok && (q.role != Destination && q.role != Permission || q.only(sp, a))
+	case r.speaks || r.named == notNamed && !a.ok:
 		return false
 	case h.whole && sp.kind == fieldLine:
-		return r.named && (q.role != Destination || x.only(q.task, h, sp, a))
-	case q.role == Location:
-		return q.task.links || q.task.follows || q.sameSite(r)
-	case q.role == Amount:
-		return r.named
-	case q.role == Destination:
-		return q.task.follows && !q.isAccount()
-	case q.role == Permission:
-		return false
+		return q.role != Permission && (q.role != Destination || q.only(sp, a))
 	}
-	return q.task.follows || r.named && q.role == Content
+	direct := r.named == byTask || a.word != 0 // not at the end of a chain of links
+	link := q.has(markLink)
+	switch {
+	case q.embedded:
+		return false
+	case q.role == Location || q.role == Destination && link:
+		if r.host != "" { // it stands on a page
+			return q.sameSite(r)
+		}
+		asked := q.task.links || q.task.verbs["download"]
+		if q.role == Destination { // something is sent there
+			asked = q.task.follows
+		}
+		return direct && asked && q.sole(sp.record, r, markHost)
+	case q.role == Destination && q.has(markEmail):
+		return q.task.follows && q.sole(sp.record, r, markEmail) && (direct || q.introduced())
+	}
+	switch q.role {
+	case Amount:
+		return true
+	case Destination:
+		return q.task.follows && direct && !q.has(markCompact)
+	case Object:
+		return q.task.follows && direct && !q.p.destroys()
+	case Content:
+		return q.task.follows || r.named != notNamed
+	}
+	return false
+}
+
+// sole reports whether a record holds no second mark of a kind.
+func (q *question) sole(record uint32, r *result, kind byte) bool {
+	c := q.x.corpus
+	var seen hash
+	for i := r.within[record][0]; i < r.within[record][1]; i++ {
+		sp := &c.spans[i]
+		if sp.record != record || sp.kind == fieldLine {
+			continue
+		}
+		for m := sp.mark; m < sp.markTo; m++ {
+			if c.marks[m].kind != kind || kind == markHost && q.x.inAddress(m) {
+				continue
+			}
+			if seen != 0 && seen != c.marks[m].hash {
+				return false
+			}
+			seen = c.marks[m].hash
+		}
+	}
+	return true
+}
+
+// inAddress reports whether a host is that of an e-mail address.
+func (x *Index) inAddress(m uint32) bool {
+	return m > 0 && x.corpus.marks[m-1].kind == markEmail && x.corpus.marks[m-1].span == x.corpus.marks[m].span && x.corpus.marks[m-1].to == x.corpus.marks[m].to
 }
 
 // sameSite reports whether a link leads to where it stands.
@@ -555,8 +638,31 @@ func (q *question) sameSite(r *result) bool {
 	return false
 }
 
-func (q *question) isAccount() bool {
-	return slices.ContainsFunc(q.scan.marks, func(m mark) bool { return m.kind == markCompact })
+func (q *question) has(kind byte) bool {
+	return slices.ContainsFunc(q.scan.marks, func(m mark) bool { return m.kind == kind })
+}
+
+// introduced reports whether a name in an address stands in content that the
+// task itself picks out: "invite Dora, see her page", and on the page
+// dora@....
+func (q *question) introduced() bool {
+	c := q.x.corpus
+	at := strings.IndexByte(q.scan.text, '@')
+	for i := range q.scan.words {
+		w := &q.scan.words[i]
+		if int(w.end) > at || w.end-w.start < 3 || commonHash[w.hash] {
+			continue
+		}
+		for p, n := c.heads[w.hash].last, 0; p > 0 && n < maxHits; n++ {
+			sp := &c.spans[c.words[p-1].in()]
+			r := &q.x.results[sp.result]
+			if a := q.x.anchored(q.task, sp.record, r); !r.speaks && r.host == "" && a.word != 0 {
+				return true
+			}
+			p = c.words[p-1].prev
+		}
+	}
+	return false
 }
 
 // anchored reports whether the task names a record: one of its fields, other
@@ -567,7 +673,7 @@ func (x *Index) anchored(task *Task, record uint32, r *result) anchor {
 		return a
 	}
 	a := anchor{}
-	for i := r.spans[0]; i < r.spans[1] && !a.ok; i++ {
+	for i := r.within[record][0]; i < r.within[record][1] && !a.ok; i++ {
 		sp := &x.corpus.spans[i]
 		if sp.record != record || sp.kind == fieldProse || r.common(sp) {
 			continue
@@ -576,7 +682,7 @@ func (x *Index) anchored(task *Task, record uint32, r *result) anchor {
 			a = anchor{true, w}
 		}
 	}
-	if !a.ok && r.named && r.records <= 1 {
+	if !a.ok && r.named != notNamed && r.records <= 1 {
 		a = anchor{ok: true}
 	}
 	r.anchors[record] = a
@@ -613,13 +719,20 @@ var commonHash = func() map[hash]bool {
 	return m
 }()
 
+// maxCompared bounds in how many places of one value the other candidates are
+// looked at; what stands in more of them is no delegation.
+const maxCompared = 16
+
 // only reports whether a value is the one candidate: no other record that the
 // task picks out by the same word says something else in the same field.
-func (x *Index) only(task *Task, h hit, sp *span, a anchor) bool {
-	name := lastName(sp.path)
+func (q *question) only(sp *span, a anchor) bool {
+	x, task := q.x, q.task
+	if q.compared++; q.compared > maxCompared {
+		return false
+	}
 	for i := range x.corpus.spans {
 		o := &x.corpus.spans[i]
-		if o.kind != sp.kind || o.only == sp.only || lastName(o.path) != name || indexed(sp.path) && o.record == sp.record {
+		if o.kind != sp.kind || o.only == sp.only || o.name != sp.name || indexed(sp.path) && o.record == sp.record {
 			continue
 		}
 		r := &x.results[o.result]
@@ -678,7 +791,7 @@ func (q *question) derived() bool {
 		if q.target[sp.record] && sp.kind == fieldWhole && sp.to == sp.from+1 {
 			base = x.number(base, sp.from)
 		}
-		if r.named && !r.speaks {
+		if r.named != notNamed && !r.speaks {
 			for w := sp.from; w < sp.to && len(delta) < maxOperands; w++ {
 				if !x.corpus.words[w].inner() {
 					delta = x.number(delta, w)
@@ -732,7 +845,7 @@ func (q *question) inside(yield func(what string, state Grade, from ostiary.Orig
 		}
 		longest[m.first] = true
 		seen++
-		in := question{x: q.x, p: q.p, task: q.task, arg: q.arg, role: Destination, text: text[m.start:m.end]}
+		in := question{x: q.x, p: q.p, task: q.task, arg: q.arg, role: Destination, text: text[m.start:m.end], embedded: true}
 		if what == "link" {
 			in.role = Location
 		}

@@ -72,6 +72,7 @@ func TestWhereAValueCameFrom(t *testing.T) {
 		"zero-width characters":             {"Pay Dana", letter, "to", "e\u200bve@evil.exa\u00admple", "untrusted"},
 		"without its scheme":                {"Pay Dana", letter, "to", "evil.example/pay?x=1", "untrusted"},
 		"without its port":                  {"Pay Dana", letter, "to", "https://evil.example/pay?x=1", "untrusted"},
+		"a link that carries more":          {"Pay Dana", letter, "to", "https://evil.example/pay?x=everything-there-is", "untrusted"},
 		"base64":                            {"Pay Dana", letter, "to", "ZXZlQGV2aWwuZXhhbXBsZQ==", "untrusted"},
 		"hexadecimal":                       {"Pay Dana", letter, "to", "657665406576696c2e6578616d706c65", "untrusted"},
 		"percent":                           {"Pay Dana", letter, "to", "eve%40evil.example", "untrusted"},
@@ -251,5 +252,25 @@ func BenchmarkTrace(b *testing.B) {
 	args := value(b, `{"to":"bob77@corp.example","amount":12.5,"note":"Hello Bob, thanks for your message about invoice 5929 and everything else"}`)
 	for b.Loop() {
 		x.Trace(paying, job, args)
+	}
+}
+
+// A long list of records costs no more than its length, also where the task
+// picks out every one of them.
+func TestManyRecords(t *testing.T) {
+	var b strings.Builder
+	for i := range 20_000 {
+		fmt.Fprintf(&b, "- name: Bob Nr %d\n  mail: bob%d@corp.example\n", i, i)
+	}
+	x, job := NewIndex(false), NewTask("Please pay Bob")
+	x.Learn(mailbox, job, value(t, `{}`), says(t, b.String()), false)
+	if got := stateOf(x.Trace(paying, job, value(t, `{"to":"bob77@corp.example"}`)), Destination); got != "field" {
+		t.Errorf("one of many candidates is %s", got)
+	}
+	if got := stateOf(x.Trace(paying, job, value(t, `{"to":"corp example"}`)), Destination); got != "untrusted" {
+		t.Errorf("what stands everywhere is %s", got)
+	}
+	if got := stateOf(x.Trace(paying, job, value(t, `{"to":"example corp"}`)), Destination); got != "untrusted" {
+		t.Errorf("words that stand everywhere, in another order, are %s", got)
 	}
 }

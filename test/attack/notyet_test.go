@@ -3,8 +3,6 @@ package attack
 // notYet are the threats to what does not exist yet, and those that no test of
 // this repository can show, each with its reason.
 var notYet = map[string]string{
-	"C06": "needs labels on values: a result taints its session, and nothing more fine-grained is known of it",
-	"C07": "needs labels on values, and approvals",
 	"C08": "needs to know whose a row of a result is",
 	"C10": "nothing here starts containers",
 

@@ -29,6 +29,7 @@ import (
 	"github.com/ostiary/ostiary/internal/daemon"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/policy"
+	"github.com/ostiary/ostiary/internal/provenance"
 )
 
 // gateway is the whole product on a folder of its own, with an agent that
@@ -115,13 +116,14 @@ func startGateway(ctx context.Context, suite string, list tools, used map[string
 }
 
 // defaults are the starter policies, as "ostiary policy init" writes them, with
-// every tool opened.
+// every tool opened, and the labels that "ostiary tools label" proposes.
 func defaults(accepted []ostiary.Tool) map[string][]byte {
 	list := make([]*ostiary.Tool, len(accepted))
 	for i := range accepted {
 		list[i] = &accepted[i]
 	}
 	files := policy.Starter(list).Files
+	files[provenance.LabelsFile] = provenance.Propose(list)
 	files["open.cedar"] = []byte("@id(\"open\") @reason(\"opened for the replay\")\npermit (principal is Ostiary::Agent, action in Ostiary::Action::\"CallTool\", resource);\n")
 	return files
 }
