@@ -53,6 +53,7 @@ type nowNumbers struct {
 	Window   string
 	Charts   []chart
 	Unknown  string // why part of it is not known, "" if all is
+	Reads    bool   // whoever looks may open the log
 	NotAsked bool   // nothing happened in the window
 }
 
@@ -78,7 +79,7 @@ func (c *Console) now(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	return c.show(x, http.StatusOK, "now", "Now", frame{Page: "now", Live: true, Content: nowPage{c.numbersNow(x.r.Context()), rows, rows.Reads}})
+	return c.show(x, http.StatusOK, "now", "Now", frame{Page: "now", Live: true, Content: nowPage{c.numbersNow(x.r.Context(), rows.Reads), rows, rows.Reads}})
 }
 
 // nowRows is the table alone, for the page that asks for what is new.
@@ -94,11 +95,12 @@ func (c *Console) nowRows(x *exchange) error {
 // page's rows were drawn; it moves nothing under a reader.
 func (c *Console) nowLive(x *exchange) error {
 	seen, _ := strconv.ParseUint(x.r.URL.Query().Get("seen"), 10, 64)
+	reads := reading.admits(x.who()) // other roles end the session, and the stream with it
 	return c.stream(x, watching, func(ctx context.Context, e *events) error {
 		for _, part := range []struct {
 			name string
 			data any
-		}{{"numbers", c.numbersNow(ctx)}, {"news", news(seen, c.o.Watch.Seen())}} {
+		}{{"numbers", c.numbersNow(ctx, reads)}, {"news", news(seen, c.o.Watch.Seen())}} {
 			b, err := c.looks.part("now", part.name, part.data)
 			if err != nil {
 				return err
@@ -130,8 +132,8 @@ func (c *Console) rows(ctx context.Context, reads bool) (nowTable, error) {
 // ownReading is the gateway's own look at what servers offer; nobody did it.
 const ownReading = "discover_server"
 
-func (c *Console) numbersNow(ctx context.Context) nowNumbers {
-	n := nowNumbers{numbers: c.o.Watch.numbers(), Window: "last 15 minutes"}
+func (c *Console) numbersNow(ctx context.Context, reads bool) nowNumbers {
+	n := nowNumbers{numbers: c.o.Watch.numbers(), Window: "last 15 minutes", Reads: reads}
 	n.NotAsked = n.AllInWindow == 0
 	n.Charts = []chart{
 		bars("Permitted", "per 15 s", n.PermittedBy, "ok", false),

@@ -114,6 +114,7 @@ type toolPage struct {
 	Changes    bool
 	Force      bool // accepting needs to be said twice
 	Calls      string
+	Reads      bool // whoever looks may open the log
 }
 
 // diffLine is one line of a difference; its text is the server's.
@@ -132,7 +133,7 @@ func (c *Console) oneTool(x *exchange) error {
 	}
 	t := &all[i]
 	p := toolPage{
-		toolRow: rowOf(t), Server: t.Server, Definition: NewForeign(t.Definition), Changes: working.admits(x.who()), Force: t.State == "quarantined",
+		toolRow: rowOf(t), Server: t.Server, Definition: NewForeign(t.Definition), Changes: working.admits(x.who()), Reads: reading.admits(x.who()), Force: t.State == "quarantined",
 		Calls: "/log?" + url.Values{"action": {t.Action}}.Encode(),
 	}
 	d, err := c.o.Desk.Difference(x.r.Context(), server, kind, name)
