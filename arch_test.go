@@ -30,6 +30,7 @@ var floors = map[string]int{
 	"internal/rotation":    1,
 	"internal/identity":    2,
 	"internal/mandate":     2,
+	"internal/budget":      2,
 	"internal/policy":      2,
 	"internal/catalog":     2,
 	"internal/containment": 2,

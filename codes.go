@@ -173,6 +173,11 @@ func decisionCodes() []Code {
 		of(Denied, "An operator looks at what it is now, and registers that: ostiary registry show, then ostiary registry set.",
 			"other_baseline", "the agent, server or tool is not what was registered",
 			"retired", "the agent, server or tool is retired in the registry"),
+		of(Exhausted, "Try again when the budget is whole again; the answer says when, and what is left. An operator sees all with ostiary budget list.", "budget_exhausted", "a budget has less left than the call may cost"),
+		of(Denied, "Mend the argument at the pointer: what the call spends is read there, exactly.", "budget_amount", "what the call spends cannot be read from its arguments"),
+		of(Denied, "Ask an operator: the budget must name the currency.", "budget_currency", "the budget has no money in that currency"),
+		of(Unavailable, "It is a bug of ours: the gateway does not start without its budgets.", "budgets_off", "a test of the budgets was not refused, so nothing would be counted"),
+		of(Conflict, "None: what the call held is settled.", "budget_settled", "the call holds nothing of a budget any more"),
 		of(Denied, operator,
 			"no_snapshot", "no policy is active, so nothing is permitted",
 			"unknown_action", "the active policy knows no such tool or method",
@@ -465,6 +470,7 @@ func operatorCodes() []Code {
 			"no_folder", "there is no such folder: ostiary policy init writes one",
 			"no_keys", "the keys are missing: copy them back first",
 			"no_route", "the control API has no such route",
+			"no_hold", "no call holds anything of a budget by this name",
 			"not_contained", "nothing is contained by this name",
 			"server", "there is no such server",
 			"unknown_server", "there is no server of this name",
@@ -489,6 +495,8 @@ func operatorCodes() []Code {
 			"key_other", "a key in this gateway's folder of keys is another one than the schedule names",
 			"key_schedule", "the schedule of keys in the control state does not add up"),
 		of(Exhausted, "Wait for the next month, or leave the logs' key as it is.", "ledger_rotations", "the logs' key was changed too often this month"),
+		of(Malformed, "Write the id of the call's intent, or enough of its beginning: ostiary budget list shows it.", "intent", "it names no hold of a budget, or several"),
+		of(Conflict, "Wait: the call settles what it holds itself when it ends.", "budget_running", "the call that holds it is still running"),
 		of(Conflict, "Do what the text says: something is there that is not overwritten.",
 			"data_in_use", "another gateway uses the data folder",
 			"data_not_empty", "the data folder is not empty, and nothing is restored over it",
@@ -657,6 +665,7 @@ func fileCodes() []Code {
 func bugCodes() []Code {
 	const report = "Report it with the entry and the gateway's log: it is a bug of ours. Nothing was permitted by it."
 	all := of(Internal, report,
+		"budget_charge", "what is to be taken from a budget has no name or is out of bounds",
 		"bytes_moved", "the bytes that were cleared changed",
 		"fault_passed", "a message that could not be translated was not refused",
 		"fence", "a writer's epoch did not rise",
@@ -681,7 +690,7 @@ func bugCodes() []Code {
 		"unarmed", "an accepted definition has nothing to check arguments with",
 		"uri_moved", "the cleared bytes address another resource",
 	)
-	for _, step := range []string{"authenticate", "confirm", "resolve", "contain", "validate", "decide", "oblige", "hold", "record", "forward", "reply", "inspect", "taint", "settle", "count"} {
+	for _, step := range []string{"authenticate", "confirm", "resolve", "contain", "validate", "decide", "oblige", "hold", "reserve", "record", "forward", "reply", "inspect", "taint", "charge", "settle", "count"} {
 		all = append(all, of(Internal, report, step+"_panic", "the step panicked and was stopped", step+"_failed", "the step failed with an error that nobody classified")...)
 		all = append(all, of(Unavailable, "Try again; give the call more time.", step+"_timeout", "the step did not end within the caller's time")...)
 	}

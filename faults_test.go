@@ -48,6 +48,8 @@ var faults = []fault{
 	{"gate.Holder.Hold", gateMatrix, gateMatrix},
 	{"gate.Consents.Satisfied", "internal/gate TestConsentFaults", reads},
 	{"gate.Consents.Spend", "internal/gate TestConsentFaults", "internal/gate TestConsentFaults"},
+	{"gate.Budgets.Reserve", "internal/gate TestBudgetFaults", "internal/budget TestEveryFault"},
+	{"gate.Hold.Take", "internal/gate TestBudgetFaults", "internal/budget TestEveryFault"},
 	{"gate.Stream.Next", gateFaults, gateFaults},
 	{"gate.Stream.Answer", "internal/egress TestStdioDeaf", "none: an answer is part of a call under way, which it ends as Unknown"},
 	{"gate.Stream.Close", "internal/gate TestLeavingEarlyIsUnknown", "internal/gate TestLeavingEarlyIsUnknown"},

@@ -59,6 +59,7 @@ var limits = []limit{
 	{"internal/control/oauth.claimLife", "what a code stands for to be handed out", nil},
 	{"internal/identity.bodyTimeout", "the body of an enrolment", []string{"internal/door/mcp.idleTimeout"}},
 	{"internal/provenance.storeTimeout", "what a session read to be stored, before it is shown", []string{"internal/store.batchTimeout", "internal/gate.settleTimeout"}},
+	{"internal/budget.settleTimeout", "the store to take what a call cost, at the end of its reply; after that it is told again", []string{"internal/store.batchTimeout", "internal/gate.settleTimeout"}},
 	{"internal/store.connectTimeout", "the database server to let us in", []string{"internal/store.batchTimeout"}},
 	{"internal/store.batchTimeout", "the database server to answer a read or a batch of writes", []string{"internal/control/oauth.endTimeout", "internal/gate.settleTimeout"}},
 	{"internal/ledger.fullWithin", "room in the log before a call is refused for want of it", []string{"internal/gate.settleTimeout"}},
@@ -95,7 +96,7 @@ var limits = []limit{
 // things live, and how often something is done.
 var noWaits = map[string]bool{
 	"internal/daemon.clockApart": true, "internal/daemon.indexAgain": true, "internal/daemon.rootSoon": true, "internal/daemon.wakeEvery": true, "internal/daemon.thriftEvery": true, "internal/daemon.intermediateSoon": true,
-	"internal/daemon.sweepEvery": true, "internal/daemon.certificateSoon": true, "internal/daemon.lookAgain": true,
+	"internal/daemon.sweepEvery": true, "internal/daemon.settleEvery": true, "internal/daemon.keptAccounts": true, "internal/daemon.certificateSoon": true, "internal/daemon.lookAgain": true,
 	"internal/door/mcp.keepalive": true, "internal/door/mcp.sessionIdle": true, "internal/door/mcp.listenPoll": true, "internal/door/mcp.stateLife": true,
 	"internal/egress.idleTimeout": true, "internal/egress.signatureLife": true, "internal/egress.firstPause": true, "internal/egress.longestPause": true,
 	"internal/egress.settled": true, "internal/egress.breaker.OpenFor": true, "internal/egress.limits.Total": true, // the daemon sets it to max_action_time
@@ -113,7 +114,7 @@ var noWaits = map[string]bool{
 
 // waiting are the packages of the flow and of signing in, whose every duration is in one of the
 // two tables.
-var waiting = []string{"internal/gate", "internal/egress", "internal/ledger", "internal/door/mcp", "internal/daemon", "internal/containment", "internal/control", "internal/provenance", "internal/store", "internal/stricthttp", "internal/telemetry", "internal/people", "internal/console", "internal/control/oauth"}
+var waiting = []string{"internal/gate", "internal/egress", "internal/ledger", "internal/door/mcp", "internal/daemon", "internal/containment", "internal/budget", "internal/control", "internal/provenance", "internal/store", "internal/stricthttp", "internal/telemetry", "internal/people", "internal/console", "internal/control/oauth"}
 
 // durations evaluates every named duration of the packages: constants, and
 // defaults of fields, which are set as set(&l.Head, 5*time.Minute), dur(…), a

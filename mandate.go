@@ -67,6 +67,9 @@ type Mandate struct {
 	// Of an effective mandate alone.
 	Links  []MandateID // the chain, from the first to this one
 	Within [][]string  // lists like Actions that an action must be in too: of links above, where Actions does not say it already
+	// Budgets are those of every link that has one, from the first: each is
+	// charged with what is done under this mandate, within its own bounds.
+	Budgets []LinkBudget
 }
 
 // Ceiling bounds one argument of the actions it names: the argument must be
@@ -175,7 +178,7 @@ func (m *Mandate) CheckCeilings(a *Action) error {
 // Valid reports whether the ceiling is one: it names an action, points into
 // the arguments, and its bound is a decimal.
 func (c *Ceiling) Valid() bool {
-	return c.Action != "" && isPointer(c.Pointer) && isDecimal(c.Max)
+	return c.Action != "" && IsPointer(c.Pointer) && isDecimal(c.Max)
 }
 
 // most is the bound in words.

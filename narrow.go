@@ -25,7 +25,7 @@ func Effective(links []Mandate) (Mandate, error) {
 	if e.Parent != "" {
 		return Mandate{}, wider("parent", "mandate %s was derived from %s, which is not here", e.ID, e.Parent)
 	}
-	e.Links, e.Within = []MandateID{e.ID}, nil
+	e.Links, e.Within, e.Budgets = []MandateID{e.ID}, nil, bounded(nil, &links[0])
 	for i := 1; i < len(links); i++ {
 		m := &links[i]
 		for j := range links[:i] {
@@ -158,7 +158,7 @@ func (m *Mandate) under(e *Mandate) Mandate {
 	out.Classes = both(m.Classes, e.Classes)
 	out.Approvers = both(m.Approvers, e.Approvers)
 	out.Ceilings = allCeilings(m.Ceilings, e.Ceilings)
-	out.Budget = m.Budget.under(&e.Budget)
+	out.Budget, out.Budgets = m.Budget.under(&e.Budget), bounded(e.Budgets, m)
 	if out.NotBefore.Before(e.NotBefore) {
 		out.NotBefore = e.NotBefore
 	}

@@ -238,7 +238,7 @@ func Pointer(base, name string) string {
 // by its name, an element by its index. Absent if there is none, or if the
 // pointer is none.
 func (v Value) Find(pointer string) Value {
-	if !isPointer(pointer) {
+	if !IsPointer(pointer) {
 		return Value{}
 	}
 	for part := range strings.SplitSeq(pointer[1:], "/") {
@@ -275,9 +275,9 @@ func (v Value) element(index string) Value {
 	return Value{}
 }
 
-// isPointer reports whether s is a JSON Pointer into something: it begins with
+// IsPointer reports whether s is a JSON Pointer into something: it begins with
 // a slash, and each tilde is followed by 0 or 1.
-func isPointer(s string) bool {
+func IsPointer(s string) bool {
 	if !strings.HasPrefix(s, "/") {
 		return false
 	}

@@ -44,9 +44,9 @@ type termFlags struct {
 	Server   []string  `placeholder:"NAME" help:"A server; may be repeated. * is every server. Without it those of the actions, if all are SERVER___TOOL."`
 	Class    []string  `placeholder:"NAME" help:"A data class; may be repeated. Without it every class."`
 	Ceiling  []string  `sep:"none" placeholder:"ACTION:POINTER=MAX" help:"A bound of an argument, for example bank___pay:/amount=500; may be repeated."`
-	Money    []string  `placeholder:"CURRENCY=MINOR" help:"A budget in whole minor units, carried and not counted yet; may be repeated."`
-	Calls    int64     `placeholder:"N" help:"A budget of calls, carried and not counted yet."`
-	Tokens   int64     `placeholder:"N" help:"A budget of model tokens, carried and not counted yet."`
+	Money    []string  `placeholder:"CURRENCY=MINOR" help:"A budget in whole minor units; may be repeated."`
+	Calls    int64     `placeholder:"N" help:"A budget of calls."`
+	Tokens   int64     `placeholder:"N" help:"A budget of model tokens."`
 	Approver []string  `placeholder:"NAME" help:"Who may approve more; may be repeated. Without it whoever policy names."`
 	Depth    int64     `placeholder:"N" help:"Through how many further agents it may be handed on (0)."`
 	For      string    `placeholder:"DURATION" help:"How long from now: 15m, 36h, 30d."`

@@ -22,6 +22,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/approval"
+	"github.com/ostiary/ostiary/internal/budget"
 	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/containment"
 	"github.com/ostiary/ostiary/internal/gate"
@@ -94,6 +95,7 @@ type Options struct {
 	Changelog Log // the deployment's: every change of control state
 	Settings
 	Containments *containment.Levels
+	Budgets      *budget.Budgets
 	Conducts     func() map[string]ServerConduct // by server; from memory
 
 	Registry *registry.Registry

@@ -81,6 +81,8 @@ func routes() []route {
 		{"POST /v1/reload", (*Control).postReload},
 		{"GET /v1/log", (*Control).getLog},
 		{"GET /v1/log/entry", (*Control).getStory},
+		{"GET /v1/budgets", (*Control).getBudgets},
+		{"POST /v1/budgets/resolve", taking((*Control).postResolve)},
 	}
 }
 

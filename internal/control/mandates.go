@@ -168,7 +168,7 @@ func spending(b *ostiary.Budget) (out []string) {
 	if len(parts) == 0 {
 		return nil
 	}
-	return []string{"Its budget, which nothing counts yet: " + strings.Join(parts, ", ") + "."}
+	return []string{"Its budget: " + strings.Join(parts, ", ") + "."}
 }
 
 // maxListed bounds how many names a line of words holds.

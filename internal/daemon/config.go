@@ -44,6 +44,8 @@ type Config struct {
 
 	Listen  Listen            `yaml:"listen"`
 	Servers map[string]Server `yaml:"servers"`
+	// Budgets bound what is spent, by name.
+	Budgets map[string]BudgetConfig `yaml:"budgets"`
 
 	Store    StoreConfig    `yaml:"store"`
 	Identity IdentityConfig `yaml:"identity"`
@@ -114,6 +116,8 @@ type Server struct {
 	Bearer string `yaml:"bearer_file"`
 	// Breaker says when this server is left alone for a while because its calls fail.
 	Breaker BreakerConfig `yaml:"breaker"`
+	// Tools says what the gateway cannot know of this server's tools, by the server's own names.
+	Tools map[string]ToolConfig `yaml:"tools"`
 }
 
 // BreakerConfig sets a server's circuit breaker: calls are refused at once, with when to try again, instead of
@@ -437,7 +441,7 @@ func (c *Config) check() error {
 			return err
 		}
 	}
-	return nil
+	return c.checkBudgets()
 }
 
 func (c *Config) checkListen() error {

@@ -325,6 +325,9 @@ func (d *Daemon) sweep(ctx context.Context) {
 		if _, err := d.store.SweepRecords(ctx, d.clock()); err != nil && ctx.Err() == nil {
 			d.log.Warn("what has expired could not be removed; it has ended all the same", "error", err)
 		}
+		if _, err := d.store.SweepBudgets(ctx, d.clock().Add(-keptAccounts)); err != nil && ctx.Err() == nil {
+			d.log.Warn("accounts of budgets that are long over could not be removed", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return

@@ -26,6 +26,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/approval"
+	"github.com/ostiary/ostiary/internal/budget"
 	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/containment"
 	"github.com/ostiary/ostiary/internal/control"
@@ -73,6 +74,7 @@ type Daemon struct {
 	journal   *journal
 	contained *containment.Levels
 	entities  entities
+	budgets   *budget.Budgets
 	authority *identity.Authority
 	book      *catalog.Book
 	engine    *policy.Engine
@@ -135,7 +137,9 @@ func open(ctx context.Context, cfg *Config, log *slog.Logger, on machine) (_ *Da
 		{"catalog", d.openCatalog},
 		{"egress", d.openEgress},
 		{"approvals", d.openApprovals},
+		{"budgets", d.openBudgets},
 		{"gate", d.openGate},
+		{"test of the budgets", d.probeBudgets},
 		{"people", d.openPeople},
 		{"control", d.openControl},
 		{"policy", d.openPolicy},
@@ -319,6 +323,7 @@ func (d *Daemon) openGate(context.Context) error {
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
 		Containments: d.contained, Tainter: tainter{d.issued}, Inspectors: []gate.Inspector{mcp.Envelope{}, traced}, Observer: d.observer(), Clock: d.clock, Logger: d.log,
 	}
+	o.Budgets = spends{d.budgets}
 	d.withApprovals(&o, r)
 	o.Facts = d.live.resolving(r)
 	d.gate = gate.New(o)
@@ -348,7 +353,7 @@ func (d *Daemon) openControl(context.Context) error {
 	}
 	d.control = control.New(control.Options{
 		Authority: d.authority, People: d.pages.people, Sessions: d.issued, Approvals: d.approvals, Book: d.book, Engine: d.engine, Snapshots: d.store, Signing: d.keys.snapshots, PolicyDir: d.cfg.Policy,
-		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d,
+		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d, Budgets: d.budgets,
 		Registry: d.entities.book, Owned: d.entities.owned,
 		Describe: desc, Containments: d.contained, Conducts: d.conducts, Clock: d.clock, Logger: d.log,
 	})
@@ -465,6 +470,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.approvals != nil {
 		background.Go(func() { d.approvals.Run(ctx) })
 	}
+	background.Go(func() { d.settleLate(ctx) })
 	background.Go(func() { d.feel(ctx) })
 	background.Go(func() { d.thrift(ctx) })
 	background.Go(func() { d.wakeListeners(ctx) })

@@ -43,7 +43,7 @@ func (l *live) Resolve(ctx context.Context, s ostiary.Subject, call *gate.Call) 
 // changeable are the keys that a running gateway can change, with all below
 // them. Whatever else differs needs a restart: addresses are open, keys and
 // logs carry the names, the store and the log are where they are.
-var changeable = []string{"servers", "identity", "tools.recheck", "listen.origins"}
+var changeable = []string{"servers", "budgets", "identity", "tools.recheck", "listen.origins"}
 
 // Reload implements [control.Process]. The file is read and checked, what it
 // would change is prepared, the policy folder is published, and only then is
@@ -123,6 +123,7 @@ func (d *Daemon) prepare(next *Config, changed []string) (commit func(context.Co
 		facts.Servers = next.resources()
 		d.live.facts.Store(&facts)
 		wayOut()
+		d.budgets.Set(next.spending())
 		d.control.Configure(next.watching())
 		d.firstReading(ctx, next.toRead(changed)) // before agents are shown a server, what it offers is compared
 		shown()

@@ -324,6 +324,7 @@ func touched(seen uint64, changes []store.Change) (p parts, rev uint64) {
 			p.entities = p.entities || c.Key == registry.Kind
 			p.keys = p.keys || rotation.Changed(c.Key)
 		case "session", "taint", "log", "fence", "data_key", "containment", "mandate_review", "hold": // read when needed, or followed elsewhere
+		case "budget": // read where it is spent
 		default:
 			return everything, changes[len(changes)-1].Rev
 		}

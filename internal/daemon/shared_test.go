@@ -34,7 +34,7 @@ func TestTouched(t *testing.T) {
 		"withdrawal":  {changes(8, "pin_drop"), parts{pins: true}, 8},
 		"a record":    {[]store.Change{{Rev: 8, Kind: "record", Key: "oauth_code x"}}, parts{}, 8},
 		"an entity":   {[]store.Change{{Rev: 8, Kind: "record", Key: "entity"}}, parts{entities: true}, 8},
-		"a new kind":  {changes(8, "taint", "budget", "taint"), everything, 10},
+		"a new kind":  {changes(8, "taint", "unheard", "taint"), everything, 10},
 		"a gap":       {changes(9, "taint"), everything, 9},
 		"going back":  {changes(7, "taint"), everything, 7},
 		"a gap later": {append(changes(8, "taint"), changes(10, "taint", "taint")...), everything, 11},

@@ -21,6 +21,7 @@ type exchange struct {
 	asked    ostiary.Digest // digest of the action that was asked, if another took its place
 	intentID ostiary.EntryID
 	intended ostiary.Receipt
+	hold     Hold // what it holds of its budgets; nil if none covers it
 	bound    bool // a clearance exists: from here on something may have left
 	upstream Stream
 	result   ostiary.Digest
@@ -148,6 +149,7 @@ type recorded struct {
 	Origins   []originFact      `json:"origins,omitempty"`
 	Task      *taskFact         `json:"task,omitempty"`
 	Satisfied []string          `json:"satisfied,omitempty"`
+	Spends    []spendFact       `json:"spends,omitempty"`
 	Remedies  []remedyFact      `json:"remedies,omitempty"`
 	Evaluated int               `json:"policies_evaluated"`
 	Total     int               `json:"policies_total"`
@@ -174,6 +176,12 @@ type (
 		Policy string `json:"policy"`
 		Text   string `json:"text,omitempty"`
 		Where  string `json:"where,omitempty"`
+	}
+	spendFact struct {
+		Budget string `json:"budget"`
+		Holder string `json:"holder,omitempty"`
+		Unit   string `json:"unit"`
+		Amount int64  `json:"amount"`
 	}
 	remedyFact struct {
 		Fact   string `json:"fact"`
@@ -310,6 +318,7 @@ func (f *mandateFact) first(list []string) []string {
 	return list[:min(len(list), maxRight)]
 }
 
+func spendOf(s ostiary.Spend) spendFact       { return spendFact(s) }
 func remedyOf(r ostiary.Remedy) remedyFact    { return remedyFact(r) }
 func reasonOf(r ostiary.Reason) reasonFact    { return reasonFact(r) }
 func nearOf(n ostiary.NearMiss) nearFact      { return nearFact(n) }
@@ -337,6 +346,9 @@ func (x *exchange) inputs() []byte {
 	in.Method, in.Tool, in.URI, in.Rewritten, in.Digest = a.Method, a.Tool, a.URI, a.Rewritten, a.Digest().String()
 	in.Remedies, in.Evaluated, in.Total = factsOf(x.decision.Remedies, remedyOf), x.decision.Evaluated, x.decision.Total
 	in.Near = factsOf(x.decision.Near, nearOf)
+	if x.hold != nil {
+		in.Spends = factsOf(x.hold.Spends(), spendOf)
+	}
 	if s := x.decision.Shadow; s != nil {
 		in.Shadow = &shadowFact{s.Outcome, s.Policies}
 	}

@@ -40,6 +40,7 @@ type Gate struct {
 	ledger    Ledger
 	egress    Egress
 
+	budgets      Budgets
 	containments Containments
 	throttle     throttle
 
@@ -55,9 +56,9 @@ type Gate struct {
 	flying sync.WaitGroup // exchanges that are not settled yet
 }
 
-// Options are the neighbours New needs. Inspectors, Obligers, Holder, Consents
-// and Observer may be empty; everything else is required. Without Consents no
-// call is made with one.
+// Options are the neighbours New needs. Budgets, Inspectors, Obligers, Holder,
+// Consents and Observer may be empty; everything else is required. Without
+// Consents no call is made with one.
 type Options struct {
 	Identity  Identity
 	Facts     Facts
@@ -69,6 +70,7 @@ type Options struct {
 	// Containments is asked again for calls under way: after the Intent, and
 	// before each frame of a reply.
 	Containments Containments
+	Budgets      Budgets
 	Inspectors   []Inspector
 	Obligers     map[string]Obliger // by obligation type; one not listed here denies
 	Holder       Holder
@@ -87,7 +89,7 @@ func New(o Options) *Gate {
 	}
 	o = o.guarded()
 	return &Gate{
-		identity: o.Identity, facts: o.Facts, validator: o.Validator, policy: o.Policy, ledger: o.Ledger, egress: o.Egress, containments: o.Containments,
+		identity: o.Identity, facts: o.Facts, validator: o.Validator, policy: o.Policy, ledger: o.Ledger, egress: o.Egress, budgets: o.Budgets, containments: o.Containments,
 		inspectors: o.Inspectors, obligers: o.Obligers, tainter: o.Tainter, holder: o.Holder, consents: o.Consents, observer: o.Observer,
 		clock: o.Clock, log: o.Logger,
 	}
@@ -200,6 +202,7 @@ func (g *Gate) settle(ctx context.Context, x *exchange, d ostiary.Disposition, c
 		// sweeper name it Unknown, which is a signal.
 		g.log.Error("outcome not recorded", "action", x.call.Action.Name, "disposition", d.String(), "error", err)
 	}
+	g.charge(ctx, x, d, err)
 	g.observe(x, d, cause, err)
 	return err
 }

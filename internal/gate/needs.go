@@ -47,6 +47,28 @@ type Ledger interface {
 	Count(source, code string)
 }
 
+// Budgets bounds what is spent. Reserve holds what a permitted call may cost,
+// durably, of every budget that covers it or of none, under the id of the
+// Intent that is about to be written; nil if no budget covers it. It refuses
+// what a budget does not have, and what it cannot count. After an error nothing
+// is held, or is released behind our back. Safe for concurrent use. A Gate
+// without Budgets spends without bounds.
+type Budgets interface {
+	Reserve(ctx context.Context, intent ostiary.EntryID, r *ostiary.Request) (Hold, error)
+}
+
+// Hold is what one call holds of its budgets. The exchange's goroutine uses it.
+type Hold interface {
+	// Spends lists what is held, for the Intent.
+	Spends() []ostiary.Spend
+	// Take is told of each message of a server before it is released, and
+	// refuses one that is beyond a budget.
+	Take(ctx context.Context, body ostiary.Value, final bool) error
+	// Settle ends the hold, once: nothing is spent of what was refused or
+	// not sent, and what may have happened stays held.
+	Settle(ctx context.Context, d ostiary.Disposition)
+}
+
 // Egress is the only network. Forward redeems the clearance and sends exactly
 // what it covers; it never sends twice. Safe for concurrent use.
 type Egress interface {

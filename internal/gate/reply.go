@@ -41,6 +41,9 @@ func (s *inspected) Next(ctx context.Context) (f Frame, err error) {
 	if err := s.look(ctx, f); err != nil {
 		return Frame{}, s.fail(ctx, ostiary.Withheld, err)
 	}
+	if err := s.take(ctx, f); err != nil {
+		return Frame{}, s.fail(ctx, ostiary.Withheld, err)
+	}
 	if !f.Kind.Final() {
 		return f, nil
 	}

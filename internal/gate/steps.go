@@ -140,7 +140,11 @@ func (g *Gate) record(ctx context.Context, x *exchange) error {
 	if !x.decision.Permit {
 		return nil
 	}
-	x.intentID = newEntryID()
+	id := newEntryID()
+	if err := g.reserve(ctx, x, id); err != nil {
+		return err
+	}
+	x.intentID = id
 	if err := g.spend(ctx, x); err != nil {
 		x.intentID = ostiary.EntryID{} // nothing was written
 		return err

@@ -31,6 +31,9 @@ func (o Options) guarded() Options {
 	if o.Consents != nil {
 		o.Consents = w
 	}
+	if o.Budgets != nil {
+		o.Budgets = w
+	}
 	o.Obligers = maps.Clone(o.Obligers)
 	for name, x := range o.Obligers {
 		o.Obligers[name] = careful{x, w}
@@ -144,6 +147,11 @@ func (w *wary) Count(source, code string) {
 	var err error
 	defer w.named("count", &err)
 	w.Ledger.Count(source, code)
+}
+
+func (w *wary) Reserve(ctx context.Context, id ostiary.EntryID, r *ostiary.Request) (h Hold, err error) {
+	defer w.named("reserve", &err)
+	return w.Budgets.Reserve(ctx, id, r)
 }
 
 // Forward leaves it open whether something was sent, whatever went wrong

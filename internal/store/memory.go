@@ -12,6 +12,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/approval"
+	"github.com/ostiary/ostiary/internal/budget"
 	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/ledger"
@@ -43,6 +44,8 @@ type Memory struct {
 	contained   map[[2]string]Containment
 	records     map[[2]string]record.Record // by kind and id
 	holds       map[ostiary.HoldID]approval.Row
+	accounts    map[budget.Account]budget.State
+	budgeted    map[ostiary.EntryID]budget.Record
 }
 
 type memoryToken struct {
@@ -73,6 +76,7 @@ func NewMemory() *Memory {
 		pins: map[[3]string]catalog.PinRecord{}, sessions: map[sessionKey]*provenance.SessionRecord{},
 		byID: map[ostiary.SessionID]*provenance.SessionRecord{}, keys: map[string][]byte{}, contained: map[[2]string]Containment{},
 		records: map[[2]string]record.Record{}, holds: map[ostiary.HoldID]approval.Row{},
+		accounts: map[budget.Account]budget.State{}, budgeted: map[ostiary.EntryID]budget.Record{},
 	}
 }
 

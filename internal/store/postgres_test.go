@@ -3,6 +3,7 @@ package store_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/approval"
+	"github.com/ostiary/ostiary/internal/budget"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/record"
 	"github.com/ostiary/ostiary/internal/store"
@@ -500,5 +502,47 @@ func TestPostgresSpendsOnce(t *testing.T) {
 	wg.Wait()
 	if won.Load() != 1 {
 		t.Errorf("%d spent it", won.Load())
+	}
+}
+
+// TestPostgresLastUnit: of a thousand calls on two gateways that share a
+// database, one gets the last unit of a budget, and the first unit of one that
+// was never charged.
+func TestPostgresLastUnit(t *testing.T) {
+	ctx := t.Context()
+	address := database(t, cluster(t))
+	both := [2]*store.SQL{openServer(t, address), openServer(t, address)}
+	start := time.Now().UTC().Truncate(24 * time.Hour)
+	for _, limit := range []int64{1, 5} {
+		c := budget.Charge{Account: budget.Account{Budget: fmt.Sprint("b", limit), Unit: "calls"}, Window: start, Ends: start.AddDate(0, 0, 1), Limit: limit, Least: 1, Most: 1}
+		spend := func(i int) error {
+			r := budget.Record{Gateway: fmt.Sprint("gw", i%2), Made: start}
+			rand.Read(r.ID[:])
+			_, err := both[i%2].ReserveBudget(ctx, r, []budget.Charge{c})
+			if err == nil && i%3 == 0 { // some have ended already
+				err = both[(i+1)%2].SettleBudget(ctx, r.ID, budget.Use{Units: map[string]int64{"calls": 1}})
+			}
+			return err
+		}
+		for i := range int(limit) - 1 {
+			if err := spend(i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var wg sync.WaitGroup
+		var won atomic.Int64
+		for i := range 1000 {
+			wg.Go(func() {
+				if err := spend(i); err == nil {
+					won.Add(1)
+				} else if code(err) != "budget_exhausted" {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if won.Load() != 1 {
+			t.Fatalf("of %d: %d got the last", limit, won.Load())
+		}
 	}
 }

@@ -1,7 +1,7 @@
 // Package store keeps control state: who is enrolled and revoked, what is
 // accepted, which policy is active, which sessions are tainted, which logs
-// exist, who is contained, what waits for people, and small records of a
-// sign-in under way.
+// exist, who is contained, what waits for people, what is spent, and small records
+// of a sign-in under way.
 //
 // It guarantees that a write which returned is durable, and that every change
 // has a revision: revisions count commits, in order, without gaps. A write
@@ -33,6 +33,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/approval"
+	"github.com/ostiary/ostiary/internal/budget"
 	"github.com/ostiary/ostiary/internal/catalog"
 	"github.com/ostiary/ostiary/internal/containment"
 	"github.com/ostiary/ostiary/internal/identity"
@@ -50,6 +51,7 @@ type Store interface {
 	policy.Snapshots
 	provenance.SharedSessions
 	ledger.Control
+	budget.Keeper
 	Containments
 	record.Keeper
 	approval.Store
@@ -109,7 +111,7 @@ type Change struct {
 	Rev     uint64
 	Epoch   uint64 // the revocation epoch after it
 	Request string // the request that made it
-	Kind    string // "join_token", "agent", "revocation", "pins", "pin_drop", "snapshot", "session", "taint", "log", "fence", "data_key", "containment", "mandate", "mandate_end", "mandate_review", "record", "hold"
+	Kind    string // "join_token", "agent", "revocation", "pins", "pin_drop", "snapshot", "session", "taint", "log", "fence", "data_key", "containment", "mandate", "mandate_end", "mandate_review", "record", "hold", "budget"
 	Key     string // what changed
 	Body    []byte // JSON: what it is now, without secrets
 }

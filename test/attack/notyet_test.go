@@ -13,9 +13,6 @@ var notYet = map[string]string{
 
 	"J07": "no agents are called", "J08": "no agents are called",
 
-	"K01": "budgets are written in mandates and not enforced", "K02": "budgets are not enforced", "K03": "budgets are not enforced", "K04": "budgets are not enforced",
-	"K05": "budgets are not enforced", "K06": "budgets are not enforced", "K07": "budgets are not enforced",
-
 	"L03": "the control side is inside each gateway, so it cannot be away from it",
 
 	"M08": "nothing is exported: whoever wants the log copies its files, and tells by them how far they go",

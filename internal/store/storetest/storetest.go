@@ -37,6 +37,7 @@ type Engine struct {
 // Run runs the whole suite.
 func Run(t *testing.T, e Engine) {
 	for name, f := range map[string]func(*testing.T, Engine){
+		"Budgets": budgets, "BudgetFaults": budgetFaults, "BudgetWindows": budgetWindows, "LastUnit": lastUnit,
 		"JoinTokens": joinTokens, "OneRedeems": oneRedeems, "Revocations": revocations, "Pins": pins,
 		"Snapshots": snapshots, "Sessions": sessions, "Logs": logs, "DataKeys": dataKeys, "Rewraps": rewraps,
 		"Containments": containments, "Revisions": revisions, "Writers": writers, "Faults": faults,
