@@ -637,6 +637,7 @@ func fileCodes() []Code {
 		of(Malformed, "Mend the policy folder: the problem names file, line and what is near.",
 			"folder", "a file of the policy folder lies where it would not be enforced",
 			"group_name", "a group has an impossible name",
+			"autonomy", "the table of autonomy says something that cannot be",
 			"groups", "the file of groups cannot be read",
 			"no_pin", "a tool without a pin cannot be named by policy",
 			"not_accepted", "a group names a tool that nobody accepted yet",

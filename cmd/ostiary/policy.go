@@ -23,6 +23,8 @@ type policyCmd struct {
 	Check policyCheckCmd `cmd:"" help:"Check the policy folder; every problem with file, line and suggestion."`
 	Load  policyLoadCmd  `cmd:"" help:"Publish the policy folder as the next snapshot."`
 
+	Autonomy policyAutonomyCmd `cmd:"" help:"Show the policies that autonomy.yaml becomes, each with its line."`
+
 	Explain policyExplainCmd `cmd:"" help:"Say why a call was decided as it was, and what nearly permitted it."`
 	Shadow  policyShadowCmd  `cmd:"" help:"Sum up what the candidates in shadow/ would have changed."`
 }
@@ -123,14 +125,7 @@ type policyCheckCmd struct {
 }
 
 func (c *policyCheckCmd) Run(e *env) error {
-	dir, err := e.policyDir(c.Dir)
-	if err != nil {
-		return err
-	}
-	if _, err := os.Stat(dir); os.IsNotExist(err) {
-		return ostiary.Errorf(ostiary.NotFound, "no_folder", "there is no folder %s; write one with \"ostiary policy init\"", dir)
-	}
-	src, err := policy.ReadDir(dir)
+	dir, src, err := e.policyFolder(c.Dir)
 	if err != nil {
 		return err
 	}
@@ -163,6 +158,48 @@ func (c *policyCheckCmd) Run(e *env) error {
 	if !e.cli.JSON {
 		fmt.Fprintf(e.stdout, "%s is good, checked against %d accepted definitions and %d tests of its own\n", dir, len(tools), asked)
 	}
+	return nil
+}
+
+// policyFolder reads the folder of the argument or the configuration.
+func (e *env) policyFolder(arg string) (string, policy.Source, error) {
+	dir, err := e.policyDir(arg)
+	if err != nil {
+		return "", policy.Source{}, err
+	}
+	if _, err := os.Stat(dir); os.IsNotExist(err) {
+		return "", policy.Source{}, ostiary.Errorf(ostiary.NotFound, "no_folder", "there is no folder %s; write one with \"ostiary policy init\"", dir)
+	}
+	src, err := policy.ReadDir(dir)
+	return dir, src, err
+}
+
+type policyAutonomyCmd struct {
+	Dir string `arg:"" optional:"" help:"The folder; the configured one if absent."`
+}
+
+func (c *policyAutonomyCmd) Run(e *env) error {
+	dir, src, err := e.policyFolder(c.Dir)
+	if err != nil {
+		return err
+	}
+	tools, err := e.acceptedTools()
+	if err != nil {
+		return err
+	}
+	set, problems := policy.Compile(src, tools)
+	if set == nil {
+		printProblems(e.stderr, control.PolicyProblems(problems))
+		return ostiary.Errorf(ostiary.Malformed, "policy", "the policy folder %s does not compile", dir)
+	}
+	if e.cli.JSON {
+		return e.printJSON(map[string]string{"cedar": set.Autonomy()})
+	}
+	if set.Autonomy() == "" {
+		fmt.Fprintf(e.stdout, "%s has no autonomy.yaml, or it lets agents act alone\n", dir)
+		return nil
+	}
+	fmt.Fprint(e.stdout, set.Autonomy())
 	return nil
 }
 

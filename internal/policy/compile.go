@@ -20,6 +20,7 @@ type Set struct {
 	authorize *index
 	obligate  *index
 	shadow    *index // candidates: checked and kept, never enforced
+	autonomy  []autonomyRule
 	digest    ostiary.Digest
 }
 
@@ -87,6 +88,7 @@ type compiler struct {
 	files    map[string]string
 	lists    [3][]compiled
 	ids      map[string]string // case-folded id to the place it was first used
+	rules    []autonomyRule
 	problems []Problem
 }
 
@@ -118,7 +120,7 @@ func (c *compiler) run(src Source, tools []toolDecl) *Set {
 			c.problems = append(c.problems, Problem{File: name, Code: "too_large", Message: "the policy folder is larger than policy will read"})
 			return nil
 		}
-		if isPolicyFile(name) || name == fileGroups || name == fileLabels {
+		if isPolicyFile(name) || name == fileGroups || name == fileLabels || name == fileAutonomy {
 			c.files[name] = string(body)
 		}
 	}
@@ -132,15 +134,20 @@ func (c *compiler) run(src Source, tools []toolDecl) *Set {
 		return nil
 	}
 	c.file(builtinFile, builtin, setAuthorize)
+	if text := c.table(c.files[fileAutonomy]); !c.errors() {
+		c.file(fileAutonomy, text, setAuthorize)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.files)) {
-		if name != fileGroups && name != fileLabels {
+		if isPolicyFile(name) {
 			c.policyFile(name)
 		}
 	}
 	if c.errors() {
 		return nil
 	}
-	return newSet(c.files, c.world, c.lists)
+	set := newSet(c.files, c.world, c.lists)
+	set.autonomy = c.rules
+	return set
 }
 
 func isPolicyFile(name string) bool { return strings.HasSuffix(name, ".cedar") }

@@ -253,6 +253,12 @@ func (w *world) names() []string {
 	return slices.Compact(out)
 }
 
+// isGroup reports whether a name is that of a group.
+func (w *world) isGroup(name string) bool {
+	_, fixed := groupParents()[name]
+	return fixed || slices.ContainsFunc(w.groups, func(g groupDecl) bool { return g.Name == name })
+}
+
 // covered returns the actions a scope can apply to, sorted by name; all for
 // an open one. Names it does not know are returned as unknown.
 func (w *world) covered(s scope) (found []*action, all bool, unknown []cedar.EntityUID) {
