@@ -470,7 +470,7 @@ func operatorCodes() []Code {
 			"no_folder", "there is no such folder: ostiary policy init writes one",
 			"no_keys", "the keys are missing: copy them back first",
 			"no_route", "the control API has no such route",
-			"no_hold", "no call holds anything of a budget by this name",
+			"no_held_budget", "no call holds anything of a budget by this name",
 			"not_contained", "nothing is contained by this name",
 			"server", "there is no such server",
 			"unknown_server", "there is no server of this name",

@@ -174,7 +174,7 @@ func (c *Control) heldBy(ctx context.Context, name string) (found budget.Record,
 	}
 	switch {
 	case n == 0:
-		return found, ostiary.Errorf(ostiary.NotFound, "no_hold", "nothing is held by %s; see: ostiary budget list", name).At("intent")
+		return found, ostiary.Errorf(ostiary.NotFound, "no_held_budget", "nothing is held by %s; see: ostiary budget list", name).At("intent")
 	case n > 1:
 		return found, ostiary.Errorf(ostiary.Malformed, "intent", "%d holds begin with %s; write more of it", n, name).At("intent")
 	case !found.Unknown:
