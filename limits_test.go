@@ -108,7 +108,7 @@ var noWaits = map[string]bool{
 	"internal/people.askAgain": true, "internal/people.clockApart": true, "internal/console.maxLife": true, "internal/console.aDay": true,
 	"internal/console.liveLook": true, "internal/console.liveEvery": true, "internal/console.liveLife": true, "internal/console.shadowLooked": true, "internal/console.slot": true,
 	"internal/control/oauth.PendingLife": true, "internal/control/oauth.CodeLife": true, "internal/control/oauth.WantLife": true, "internal/control/oauth.MaxWantLife": true,
-	"internal/control/oauth.documentLife": true, "internal/control/oauth.registeredLife": true, "internal/control/oauth.skew": true,
+	"internal/control/oauth.documentLife": true, "internal/control/oauth.registeredLife": true, "internal/control/oauth.skew": true, "internal/control/oauth.retryGrace": true,
 	"internal/daemon.Identity.SVIDLife": true, "internal/daemon.Identity.TokenLife": true, "internal/daemon.Identity.MandateLife": true,
 }
 

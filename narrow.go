@@ -60,8 +60,10 @@ func (m *Mandate) NarrowerThan(parent *Mandate) error {
 		return wider("kind", "what is derived from a mandate of kind %s is of kind %s", parent.Kind, parent.derivedKind())
 	case m.Purpose != parent.Purpose:
 		return wider("purpose", "a derived mandate has its parent's purpose, %q", parent.Purpose)
-	case parent.Depth < 1 || m.Depth < 0 || m.Depth >= parent.Depth:
-		return wider("depth", "mandate %s allows %d further delegations", parent.ID, max(parent.Depth, 0))
+	case parent.Depth < 1:
+		return wider("depth", "mandate %s allows 0 further delegations: nothing can be derived from it. Whoever gives %s a mandate says how deep, for example: ostiary mandate issue %s --depth 1 ..., and what is derived is derived under that", parent.ID, parent.Agent.Name(), parent.Agent.Name())
+	case m.Depth < 0 || m.Depth >= parent.Depth:
+		return wider("depth", "mandate %s allows %d further delegations, so what is derived from it allows at most %d", parent.ID, parent.Depth, parent.Depth-1)
 	case m.NotBefore.Before(parent.NotBefore):
 		return wider("not_before", "a derived mandate does not begin before its parent, %s", parent.NotBefore.UTC().Format(time.RFC3339))
 	case m.Expires.After(parent.Expires):

@@ -137,9 +137,17 @@ func (c *agentJoinCmd) Run(e *env) error {
 		return e.printJSON(j)
 	}
 	fmt.Fprintln(e.stdout, j.Secret)
+	e.warnWide(j.Wide, c.Name)
 	fmt.Fprintf(e.stderr, "One use, until %s, for %s. On the agent's machine:\n", when(j.Expires), j.Agent)
 	fmt.Fprintf(e.stderr, "  ostiary connect --gateway https://%s --join @FILE --print-config\n(FILE holds the line above; or put it into OSTIARY_JOIN.)\n", j.Gateway)
 	return nil
+}
+
+// warnWide says that nobody narrowed what a new agent may do.
+func (e *env) warnWide(wide bool, name string) {
+	if wide {
+		fmt.Fprintf(e.stderr, "Warning: nobody said what %s may do, so its standing mandate covers whatever policy allows; say it with --mandate FILE.\n", show(name))
+	}
 }
 
 type agentAddCmd struct{ agentFlags }
@@ -156,6 +164,7 @@ func (c *agentAddCmd) Run(e *env) error {
 	if e.cli.JSON {
 		return e.printJSON(a)
 	}
+	e.warnWide(a.Wide, c.Name)
 	fmt.Fprintf(e.stdout, "%s is enrolled for %s until %s. Mint it a token with: ostiary token %s\n", a.ID, a.Principal, when(a.Expires), c.Name)
 	return nil
 }

@@ -223,6 +223,9 @@ func (e *env) give(kind string, t identity.Terms) error {
 	if err := e.ask(http.MethodPost, "/v1/mandates", nil, control.MandateRequest{Kind: kind, Terms: t.JSON()}, &m); err != nil {
 		return err
 	}
+	for _, w := range m.Warnings {
+		fmt.Fprintf(e.stderr, "Warning: %s\n", show(w))
+	}
 	return e.showMandate(m)
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/people"
 )
 
 // safeURL is an address that leave has looked at, for a link.
@@ -323,16 +324,28 @@ type given struct {
 	Agent    Foreign
 	Task     Foreign
 	Purpose  Foreign
+	Why      Foreign
 	Actions  []Foreign
 	All      bool      // everything that policy allows
 	What     string    // Actions in a few words
 	Connects bool      // it reaches no server
 	On       []Foreign // the servers, where they are named
 	Ended    bool
+	Giver    string // who gave it in the person's name, "" if they did
+}
+
+// givenTo is a mandate as the person sees it on whose authority it is, or who
+// gave it.
+func givenTo(g Given, me ostiary.PrincipalID) given {
+	out := givenOf(g)
+	if g.By != me {
+		out.Giver = string(g.By)
+	}
+	return out
 }
 
 func givenOf(g Given) given {
-	out := given{Given: g, Agent: NewForeign(g.Mandate.Agent.Name()), Task: NewForeign(g.Mandate.Task), Purpose: NewForeign(g.Mandate.Purpose), Ended: g.State != InForce && g.State != NotYet, All: slices.Contains(g.Mandate.Actions, "*"), What: inNumber(g.Mandate.Actions)}
+	out := given{Given: g, Agent: NewForeign(g.Mandate.Agent.Name()), Task: NewForeign(g.Mandate.Task), Purpose: NewForeign(g.Mandate.Purpose), Why: NewForeign(g.Mandate.Reason), Ended: g.State != InForce && g.State != NotYet, All: slices.Contains(g.Mandate.Actions, "*"), What: inNumber(g.Mandate.Actions)}
 	out.Actions, out.On = named(g.Mandate.Actions), named(g.Mandate.Resources)
 	if _, digest, ok := strings.Cut(string(g.Mandate.Agent), "/client/"); ok && len(digest) > 8 {
 		out.Agent = NewForeign("client " + digest[:8]) // a digest that nobody reads: the page of the mandate has all of it
@@ -344,7 +357,10 @@ func givenOf(g Given) given {
 	return out
 }
 
-type mandatesPage struct{ InForce, Ended []given }
+type mandatesPage struct {
+	InForce, Ended []given
+	Review         []given // of an operator: break-glass that nobody looked at
+}
 
 func (c *Console) mandates(x *exchange) error {
 	all, err := c.o.Mandates.Given(x.r.Context(), x.who().ID)
@@ -353,13 +369,30 @@ func (c *Console) mandates(x *exchange) error {
 	}
 	var p mandatesPage
 	for _, g := range all {
-		if v := givenOf(g); v.Ended {
+		if v := givenTo(g, x.who().ID); v.Ended {
 			p.Ended = append(p.Ended, v)
 		} else {
 			p.InForce = append(p.InForce, v)
 		}
 	}
+	if x.who().Has(people.Operator) {
+		waiting, err := c.o.Mandates.Unreviewed(x.r.Context())
+		if err != nil {
+			return err
+		}
+		for _, g := range waiting {
+			v := givenTo(g, "")
+			p.Review = append(p.Review, v)
+		}
+	}
 	return c.show(x, http.StatusOK, "mandates", "Mandates", frame{Page: "mandates", Content: p})
+}
+
+func (c *Console) reviewMandate(x *exchange) error {
+	if err := c.o.Mandates.Review(x.r.Context(), x.who().ID, ostiary.MandateID(x.r.PathValue("id"))); err != nil {
+		return err
+	}
+	return x.redirect("/mandates")
 }
 
 // mine finds one of a person's own mandates; anybody else's is not there (O06).
@@ -370,7 +403,7 @@ func (c *Console) mine(x *exchange) (given, error) {
 	}
 	for _, g := range all {
 		if string(g.ID) == x.r.PathValue("id") {
-			return givenOf(g), nil
+			return givenTo(g, x.who().ID), nil
 		}
 	}
 	return given{}, ostiary.Errorf(ostiary.NotFound, "no_mandate", "you gave no such mandate")

@@ -200,6 +200,7 @@ func (c *Console) routes() []route {
 			route{"GET /mandates", person, nothing, (*Console).mandates},
 			route{"GET /mandates/{id}", person, nothing, (*Console).oneMandate},
 			route{"POST /mandates/{id}/end", person, aForm, (*Console).endMandate},
+			route{"POST /mandates/{id}/review", having(people.Operator), aForm, (*Console).reviewMandate},
 		)
 	}
 	if c.o.Desk != nil {
@@ -251,12 +252,17 @@ func (c *Console) start(who *people.Person) string {
 
 // Mandates are what persons gave. Safe for concurrent use.
 type Mandates interface {
-	// Given lists what a person gave, newest first, also what has ended.
+	// Given lists what a person gave, and what others gave on their
+	// authority, newest first, also what has ended.
 	Given(ctx context.Context, by ostiary.PrincipalID) ([]Given, error)
-	// End ends a mandate that the person gave, with everything derived from
-	// it, before it returns; completed says that the task is done. NotFound
-	// for one that they did not give.
+	// End ends one of these, with everything derived from it, before it
+	// returns; completed says that the task is done. NotFound for any other.
 	End(ctx context.Context, by ostiary.PrincipalID, id ostiary.MandateID, completed bool, reason string) error
+	// Unreviewed lists the break-glass mandates that nobody reviewed, newest
+	// first, and Review notes that an operator did. Denied for who gave it,
+	// if somebody else can.
+	Unreviewed(ctx context.Context) ([]Given, error)
+	Review(ctx context.Context, by ostiary.PrincipalID, id ostiary.MandateID) error
 }
 
 // The states of a mandate that has not ended.

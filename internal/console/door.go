@@ -155,7 +155,15 @@ func (c *Console) signedOut(x *exchange) error {
 }
 
 func (c *Console) join(x *exchange) error {
-	return c.show(x, http.StatusOK, "join", "You are invited", frame{Script: "passkey.js"})
+	others, err := c.o.People.HasOperator(x.r.Context())
+	if err != nil {
+		return err
+	}
+	title := "You are invited"
+	if !others {
+		title = "You are the first operator"
+	}
+	return c.show(x, http.StatusOK, "join", title, frame{Script: "passkey.js", Content: title})
 }
 
 // lookAtInvitation tells the holder of an invitation what it is for. Its

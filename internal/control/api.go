@@ -120,6 +120,7 @@ type Join struct {
 	Secret  string    `json:"join"`
 	Expires time.Time `json:"expires"`
 	Gateway string    `json:"gateway"`
+	Wide    bool      `json:"wide,omitempty"` // nobody said what its standing mandate covers: whatever policy allows
 }
 
 // Agent is an enrolled agent.
@@ -133,7 +134,8 @@ type Agent struct {
 	Expires   time.Time `json:"mandate_expires,omitzero"`
 	Enrolled  time.Time `json:"enrolled"`
 	Method    string    `json:"method"`
-	State     string    `json:"state"` // "enrolled", "revoked", "disabled", "ended"
+	State     string    `json:"state"`          // "enrolled", "revoked", "disabled", "ended"
+	Wide      bool      `json:"wide,omitempty"` // when it is enrolled: nobody said what its standing mandate covers
 
 	Registered *Entity `json:"registered,omitempty"` // what the registry says of it; owner and zone stand above the enrolment's
 }

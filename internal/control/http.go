@@ -264,6 +264,8 @@ func (c *Control) joinToken(ctx context.Context, in AgentRequest) (identity.Join
 		t.Terms, err = standingTerms(in.Mandate)
 	case enrolled:
 		t.Terms, err = c.keptTerms(ctx, old.Mandate)
+	case c.settings.Load().RequireMandate:
+		err = ostiary.Errorf(ostiary.Malformed, "mandate_required", "say what the agent's standing mandate covers: --mandate FILE, or mandate; identity.require_mandate demands it").At("mandate")
 	}
 	return t, life, err
 }
@@ -306,7 +308,7 @@ func (c *Control) postJoin(ctx context.Context, in AgentRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Join{Agent: string(t.Agent), Secret: string(secret.Reveal()), Expires: t.Expires, Gateway: c.o.Describe.Agents}, nil
+	return Join{Agent: string(t.Agent), Secret: string(secret.Reveal()), Expires: t.Expires, Gateway: c.o.Describe.Agents, Wide: len(t.Terms) == 0}, nil
 }
 
 // forgottenKey returns a request for a key that nobody holds when it returns.
@@ -339,7 +341,9 @@ func (c *Control) postAgent(ctx context.Context, in AgentRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.agent(rec), nil
+	out := c.agent(rec)
+	out.Wide = len(t.Terms) == 0
+	return out, nil
 }
 
 func (c *Control) postRevocation(ctx context.Context, in RevokeRequest) (any, error) {
@@ -356,6 +360,15 @@ func (c *Control) postRevocation(ctx context.Context, in RevokeRequest) (any, er
 		return c.revokeMandate(ctx, in)
 	case identity.RevokeSession:
 		return c.revokeSession(ctx, in)
+	case identity.RevokePerson:
+		if !strings.Contains(in.Subject, ":") {
+			in.Subject = "person:" + in.Subject
+		}
+		epoch, err := c.revokePerson(ctx, ostiary.PrincipalID(in.Subject), in.Reason)
+		if err != nil {
+			return nil, err
+		}
+		return Revoked{Epoch: epoch, Known: true}, nil
 	}
 	epoch, err := c.o.Authority.Revoke(ctx, identity.Revocation{Kind: identity.RevocationKind(in.Kind), Subject: in.Subject, Reason: in.Reason, At: c.o.Clock()})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/identity"
+	"github.com/ostiary/ostiary/internal/people"
 )
 
 // MandateRequest gives an agent a mandate that is derived from none.
@@ -27,7 +28,7 @@ type MandateEndRequest struct {
 	Reason  string `json:"reason"`
 }
 
-// MandateNameRequest names a mandate, or an agent by its name.
+// MandateNameRequest names a mandate; or, to renew its standing one, an agent.
 type MandateNameRequest struct {
 	Mandate string `json:"mandate,omitempty"`
 	Agent   string `json:"agent,omitempty"`
@@ -54,6 +55,8 @@ type Mandate struct {
 	Within [][]string     `json:"within,omitempty"` // lists an action must be in beside Allows
 	Words  []string       `json:"words"`            // the effective right in plain words, a line each
 	Signed []string       `json:"signed,omitempty"` // the chain in its signed form, when one mandate is asked for
+
+	Warnings []string `json:"warnings,omitempty"` // when it is given: what it names and nobody has heard of
 }
 
 func (c *Control) getMandates(r *http.Request) (any, error) {
@@ -235,10 +238,38 @@ func (c *Control) postMandate(ctx context.Context, in MandateRequest) (any, erro
 		return nil, err
 	}
 	m.Kind = kind
+	warnings := c.unheard(&m)
 	if m, err = c.o.Authority.IssueMandate(ctx, giver(ctx), m); err != nil {
 		return nil, err
 	}
-	return c.mandate(ctx, m.ID)
+	v, err := c.o.Authority.MandateView(ctx, m.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := mandateOf(&v, true)
+	out.Warnings = warnings
+	return out, nil
+}
+
+// unheard lists what a mandate names and nothing here has: it may come, and is
+// more often a slip.
+func (c *Control) unheard(m *ostiary.Mandate) (out []string) {
+	names := append([]string{}, m.Actions...)
+	for _, x := range m.Ceilings {
+		names = append(names, x.Action)
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if name != "*" && !c.isAction(name) && !c.o.Engine.IsGroup(name) {
+			out = append(out, fmt.Sprintf("no server offers the action %s, and it is no group of policy; see: ostiary tools list", name))
+		}
+	}
+	for _, server := range m.Resources {
+		if server != "*" && server != ostiary.NoServer && c.known(server) != nil {
+			out = append(out, fmt.Sprintf("no server %s is configured", server))
+		}
+	}
+	return out
 }
 
 func (c *Control) postMandateEnd(ctx context.Context, in MandateEndRequest) (any, error) {
@@ -249,8 +280,10 @@ func (c *Control) postMandateEnd(ctx context.Context, in MandateEndRequest) (any
 	return c.mandate(ctx, id)
 }
 
+// postMandateRenew renews an agent's standing mandate, named itself or by its
+// agent.
 func (c *Control) postMandateRenew(ctx context.Context, in MandateNameRequest) (any, error) {
-	id, err := c.agentID(in.Agent)
+	id, err := c.renewed(ctx, in)
 	if err != nil {
 		return nil, err
 	}
@@ -261,11 +294,62 @@ func (c *Control) postMandateRenew(ctx context.Context, in MandateNameRequest) (
 	return c.mandate(ctx, m.ID)
 }
 
+func (c *Control) renewed(ctx context.Context, in MandateNameRequest) (ostiary.AgentID, error) {
+	switch {
+	case (in.Mandate == "") == (in.Agent == ""):
+		return "", ostiary.Errorf(ostiary.Malformed, "agent", "name the agent whose standing mandate is renewed, or that mandate").At("agent")
+	case in.Agent != "":
+		return c.agentID(in.Agent)
+	}
+	v, err := c.o.Authority.MandateView(ctx, ostiary.MandateID(in.Mandate))
+	if err != nil {
+		return "", err
+	}
+	if a, ok := c.o.Authority.Agent(v.Mandate.Agent); !ok || string(a.Mandate) != in.Mandate {
+		return "", ostiary.Errorf(ostiary.Malformed, "mandate", "only an agent's present standing mandate is renewed; any other is given again").At("mandate")
+	}
+	return v.Mandate.Agent, nil
+}
+
 func (c *Control) postMandateReview(ctx context.Context, in MandateNameRequest) (any, error) {
-	if err := c.o.Authority.ReviewMandate(ctx, operator(ctx), ostiary.MandateID(in.Mandate)); err != nil {
+	if in.Mandate == "" || in.Agent != "" {
+		return nil, ostiary.Errorf(ostiary.Malformed, "mandate", "name the mandate that was reviewed").At("mandate")
+	}
+	if err := c.Review(ctx, giver(ctx), operator(ctx), ostiary.MandateID(in.Mandate)); err != nil {
 		return nil, err
 	}
 	return c.mandate(ctx, ostiary.MandateID(in.Mandate))
+}
+
+// Review notes that an operator looked at a break-glass mandate: who they are,
+// and what the log calls them.
+func (c *Control) Review(ctx context.Context, me ostiary.PrincipalID, by string, id ostiary.MandateID) error {
+	v, err := c.o.Authority.MandateView(ctx, id)
+	if err == nil {
+		err = c.notOwn(ctx, me, &v)
+	}
+	if err != nil {
+		return err
+	}
+	return c.o.Authority.ReviewMandate(ctx, by, id)
+}
+
+// notOwn refuses a review by whoever gave the mandate, if there is somebody
+// else: it is there for a second pair of eyes.
+func (c *Control) notOwn(ctx context.Context, me ostiary.PrincipalID, v *identity.MandateView) error {
+	if v.Mandate.By != me || c.o.People == nil {
+		return nil
+	}
+	all, err := c.o.People.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		if p.ID != me && p.Revoked.IsZero() && p.Has(people.Operator) {
+			return ostiary.Errorf(ostiary.Denied, "own_review", "who gave a mandate does not review it: %s can", p.Name).At("mandate")
+		}
+	}
+	return nil
 }
 
 // standingTerms checks the terms of a new agent's standing mandate, whose agent

@@ -3,9 +3,11 @@ package control
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/people"
 )
 
@@ -158,10 +160,39 @@ func (c *Control) postPersonRevocation(ctx context.Context, in PersonRequest) (a
 		return nil, err
 	}
 	out, err := p.Revoke(ctx, in.Name, in.Reason, operator(ctx))
+	if k := ostiary.KindOf(err); err != nil && k != ostiary.NotFound && k != ostiary.Malformed {
+		_, err = c.revokePrincipal(ctx, ostiary.PrincipalID("person:"+in.Name), in.Reason, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return personOf(out), nil
+}
+
+// revokePerson ends a person, whichever command says so: everything they gave
+// or that is on their authority, and, where people sign in, their sessions,
+// passkeys and invitations. Of a principal that is no person, or that nobody
+// invited, there is only the first.
+func (c *Control) revokePerson(ctx context.Context, id ostiary.PrincipalID, reason string) (epoch uint64, err error) {
+	if name, person := strings.CutPrefix(string(id), "person:"); person && c.o.People != nil && reason != "" {
+		_, err = c.o.People.Revoke(ctx, name, reason, operator(ctx))
+		if ostiary.KindOf(err) == ostiary.NotFound || ostiary.KindOf(err) == ostiary.Malformed {
+			err = nil
+		}
+	}
+	return c.revokePrincipal(ctx, id, reason, err)
+}
+
+// revokePrincipal ends what a principal gave, also if something kept them from
+// losing their sign-in: that is told afterwards.
+func (c *Control) revokePrincipal(ctx context.Context, id ostiary.PrincipalID, reason string, kept error) (uint64, error) {
+	epoch, err := c.o.Authority.Revoke(ctx, identity.Revocation{Kind: identity.RevokePerson, Subject: string(id), Reason: reason, At: c.o.Clock()})
+	if err == nil && kept != nil {
+		e := *ostiary.AsError(kept)
+		e.Detail = "everything they gave has ended, and they can still sign in: " + e.Detail
+		err = &e
+	}
+	return epoch, err
 }
 
 // RecordPerson puts what happens to persons into the deployment's log: it is

@@ -14,6 +14,8 @@ import (
 type Settings struct {
 	Servers []string      // configured names, sorted
 	Recheck time.Duration // between readings of a server's definitions
+
+	RequireMandate bool // a new agent is enrolled only with what its standing mandate covers
 }
 
 // Configure puts other settings in place.

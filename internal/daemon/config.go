@@ -176,6 +176,9 @@ type IdentityConfig struct {
 	TokenLife Duration `yaml:"token_life"`
 	// MandateLife of the standing mandate written at enrolment. Default 90 days.
 	MandateLife Duration `yaml:"mandate_life"`
+	// RequireMandate refuses to enrol a new agent unless somebody says what its standing mandate covers (agent join
+	// --mandate). Without it such an agent may do whatever policy allows. Default: off.
+	RequireMandate bool `yaml:"require_mandate"`
 	// ReturnWithin is how long after its certificate ended an agent that slept may fetch a new one with the same
 	// key, and do nothing else: a stolen key file stays useful for this long unless the agent is revoked. 0s turns it
 	// off. Default 72h.

@@ -7,17 +7,43 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/console"
+	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/identity"
 )
 
-// given is what persons gave, for their pages: the first mandates of chains.
-type given struct{ authority *identity.Authority }
+// given is what persons gave, or others on their authority, for their pages:
+// the first mandates of chains.
+type given struct {
+	authority *identity.Authority
+	control   *control.Control
+}
 
 // maxGiven bounds what a page lists of one person; the registry's own bound.
 const maxGiven = 1000
 
 // stateWords are the authority's states as a page says them.
 var stateWords = map[string]string{"in_force": console.InForce, "not_yet": console.NotYet}
+
+func stateWord(state string) string {
+	if w, ok := stateWords[state]; ok {
+		return w
+	}
+	return state
+}
+
+// Unreviewed implements [console.Mandates].
+func (g given) Unreviewed(ctx context.Context) (out []console.Given, err error) {
+	all, err := g.authority.Mandates(ctx, identity.MandateFilter{Review: true, Limit: maxGiven})
+	for _, v := range all {
+		out = append(out, console.Given{Mandate: v.Mandate, State: stateWord(v.State)})
+	}
+	return out, err
+}
+
+// Review implements [console.Mandates].
+func (g given) Review(ctx context.Context, by ostiary.PrincipalID, id ostiary.MandateID) error {
+	return g.control.Review(ctx, by, string(by), id)
+}
 
 // Given implements [console.Mandates].
 func (g given) Given(ctx context.Context, by ostiary.PrincipalID) ([]console.Given, error) {
@@ -39,14 +65,10 @@ func (g given) Given(ctx context.Context, by ostiary.PrincipalID) ([]console.Giv
 	}
 	var out []console.Given
 	for _, v := range all {
-		if v.Mandate.Parent != "" || v.Mandate.By != by {
+		if v.Mandate.Parent != "" || v.Mandate.By != by && v.Mandate.Principal != by {
 			continue
 		}
-		state := v.State
-		if w, ok := stateWords[state]; ok {
-			state = w
-		}
-		out = append(out, console.Given{Mandate: v.Mandate, State: state, Below: below[v.Mandate.ID]})
+		out = append(out, console.Given{Mandate: v.Mandate, State: stateWord(v.State), Below: below[v.Mandate.ID]})
 	}
 	slices.SortStableFunc(out, func(a, b console.Given) int { return b.Issued.Compare(a.Issued) })
 	return out, nil
@@ -58,7 +80,7 @@ func (g given) End(ctx context.Context, by ostiary.PrincipalID, id ostiary.Manda
 	if err != nil {
 		return err
 	}
-	if v.Mandate.By != by || v.Mandate.Parent != "" {
+	if v.Mandate.By != by && v.Mandate.Principal != by || v.Mandate.Parent != "" {
 		return ostiary.Errorf(ostiary.NotFound, "no_mandate", "you gave no such mandate")
 	}
 	how := identity.EndRevoked

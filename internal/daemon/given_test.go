@@ -40,11 +40,11 @@ func TestO06Given(t *testing.T) {
 		}
 		break
 	}
-	if all, err := (given{a}).Given(t.Context(), "person:max"); err != nil || len(all) != 1 || all[0].ID != wide.ID || all[0].Below != 3 {
+	if all, err := (given{a, r.d.control}).Given(t.Context(), "person:max"); err != nil || len(all) != 1 || all[0].ID != wide.ID || all[0].Below != 3 {
 		t.Errorf("what an agent derived is on its giver's page: %+v, %v", all, err)
 	}
 	mine, second, other := give("person:dana"), give("person:dana"), give("person:kim")
-	g := given{a}
+	g := given{a, r.d.control}
 	states := func(by ostiary.PrincipalID) map[ostiary.MandateID]string {
 		t.Helper()
 		all, err := g.Given(t.Context(), by)
@@ -59,6 +59,16 @@ func TestO06Given(t *testing.T) {
 	}
 	if s := states("person:dana"); s[mine.ID] != console.InForce || s[second.ID] != console.InForce || s[other.ID] != "" {
 		t.Errorf("%v", s)
+	}
+	named, err := a.IssueMandate(t.Context(), "person:root", ostiary.Mandate{Kind: ostiary.TaskMandate, Principal: "person:dana", Agent: id, Task: "x", Purpose: "x", Actions: []string{"*"}, Resources: []string{"*"}, Expires: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := states("person:dana"); s[named.ID] != console.InForce {
+		t.Errorf("what an operator gave in a person's name is not on their page: %v", s)
+	}
+	if err := g.End(t.Context(), "person:dana", named.ID, false, "not in my name"); err != nil || states("person:dana")[named.ID] != "revoked" {
+		t.Errorf("a person ends what acts in their name: %v", err)
 	}
 	if err := g.End(t.Context(), "person:dana", other.ID, false, "x"); ostiary.KindOf(err) != ostiary.NotFound || err == nil {
 		t.Errorf("O06: somebody else's mandate ends: %v", err)

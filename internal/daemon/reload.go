@@ -233,7 +233,7 @@ func (c *Config) shown() (all []mcp.Server) {
 
 // watching is what control reads, and how often.
 func (c *Config) watching() control.Settings {
-	return control.Settings{Servers: c.serverNames(), Recheck: time.Duration(c.Tools.Recheck)}
+	return control.Settings{Servers: c.serverNames(), Recheck: time.Duration(c.Tools.Recheck), RequireMandate: c.Identity.RequireMandate}
 }
 
 // blame gives an error about a server its line in the file.

@@ -241,7 +241,7 @@ func (o *Options) complete() error {
 		o.Refused = func(string, string) {}
 	}
 	if o.Issuer == "" {
-		o.Issuer = "https://" + o.TrustDomain + "/ostiary"
+		o.Issuer = issuerOf(o.TrustDomain)
 	}
 	return nil
 }

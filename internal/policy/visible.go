@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"slices"
+
 	"github.com/cedar-policy/cedar-go"
 	"github.com/ostiary/ostiary"
 )
@@ -48,6 +50,16 @@ func (e *Engine) Groups(name string) []string {
 		}
 	}
 	return nil
+}
+
+// IsGroup reports whether the active snapshot has an action group of this name,
+// its operator's or one of ours.
+func (e *Engine) IsGroup(name string) bool {
+	if _, ours := groupParents()[name]; ours {
+		return true
+	}
+	s := e.active.Load()
+	return s != nil && slices.ContainsFunc(s.set.world.groups, func(g groupDecl) bool { return g.Name == name })
 }
 
 // viewer answers for many tools about one caller.

@@ -66,6 +66,7 @@ type Authority interface {
 	DeriveMandate(ctx context.Context, s ostiary.Subject, m ostiary.Mandate) (ostiary.Mandate, error)
 	EndMandate(ctx context.Context, by string, id ostiary.MandateID, how identity.EndHow, reason string) error
 	Mandate(id ostiary.MandateID) (ostiary.Mandate, bool)
+	Mandates(ctx context.Context, f identity.MandateFilter) ([]identity.MandateView, error)
 	Agent(id ostiary.AgentID) (identity.AgentRecord, bool)
 	MintToken(ctx context.Context, r identity.TokenRequest) (identity.Token, error)
 	Revoke(ctx context.Context, r identity.Revocation) (uint64, error)

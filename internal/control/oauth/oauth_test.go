@@ -1303,3 +1303,110 @@ func TestPace(t *testing.T) {
 		t.Errorf("a second later: %d %s", status, out.Bytes())
 	}
 }
+
+// TestRefreshAnswerLost: who proves the family's key may spend the last secret
+// again for a moment; who does not, or comes later, ends it.
+func TestRefreshAnswerLost(t *testing.T) {
+	begin := func(t *testing.T) (w *world, key *ecdsa.PrivateKey, secret string, refresh func(caller, string) (int, ostiary.Value)) {
+		w, key = newWorld(t), newKey(t)
+		_, out, _ := w.post("/token", caller{key: key}, code4("code", w.consented()))
+		return w, key, out.Get("refresh_token").Text(), func(c caller, token string) (int, ostiary.Value) {
+			status, out, _ := w.post("/token", c, url.Values{"grant_type": {grantRefresh}, "client_id": {clientID}, "refresh_token": {token}})
+			return status, out
+		}
+	}
+	good := func(t *testing.T, status int, out ostiary.Value) string {
+		t.Helper()
+		if status != 200 || !out.Get("token_type").Is("DPoP") {
+			t.Fatalf("%d %s", status, out.Bytes())
+		}
+		return out.Get("refresh_token").Text()
+	}
+	ended := func(t *testing.T, status int, out ostiary.Value) {
+		t.Helper()
+		if status != 400 || !out.Get("error").Is("invalid_grant") {
+			t.Fatalf("%d %s", status, out.Bytes())
+		}
+	}
+	t.Run("asked again at once", func(t *testing.T) {
+		w, key, first, refresh := begin(t)
+		status, out := refresh(caller{key: key}, first)
+		lost := good(t, status, out)
+		w.pass(20 * time.Second)
+		status, out = refresh(caller{key: key}, first)
+		second := good(t, status, out)
+		status, out = refresh(caller{key: key}, second)
+		third := good(t, status, out)
+		status, out = refresh(caller{key: key}, lost) // it did arrive after all
+		good(t, status, out)
+		status, out = refresh(caller{key: key}, third)
+		good(t, status, out)
+		w.pass(time.Hour)
+		status, out = refresh(caller{key: key}, lost)
+		ended(t, status, out)
+		status, out = refresh(caller{key: key}, third)
+		ended(t, status, out)
+	})
+	t.Run("too late", func(t *testing.T) {
+		w, key, first, refresh := begin(t)
+		status, out := refresh(caller{key: key}, first)
+		next := good(t, status, out)
+		w.pass(retryGrace + time.Second)
+		status, out = refresh(caller{key: key}, first)
+		ended(t, status, out)
+		status, out = refresh(caller{key: key}, next)
+		ended(t, status, out)
+	})
+	t.Run("too often", func(t *testing.T) {
+		_, key, first, refresh := begin(t)
+		for range 1 + maxRetries {
+			status, out := refresh(caller{key: key}, first)
+			good(t, status, out)
+		}
+		status, out := refresh(caller{key: key}, first)
+		ended(t, status, out)
+	})
+	for name, thief := range map[string]func(t *testing.T) caller{
+		"a thief without the key":  func(t *testing.T) caller { return caller{} },
+		"a thief with another key": func(t *testing.T) caller { return caller{key: newKey(t)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, key, first, refresh := begin(t)
+			status, out := refresh(caller{key: key}, first)
+			next := good(t, status, out)
+			status, out = refresh(thief(t), first)
+			ended(t, status, out)
+			status, out = refresh(caller{key: key}, next)
+			ended(t, status, out)
+		})
+	}
+}
+
+// TestConnectThenCall: what a client only connected under is completed when it
+// has something else, and another client's is not.
+func TestConnectThenCall(t *testing.T) {
+	w := newWorld(t)
+	other := "https://other.example/x"
+	w.pages[other] = strings.Replace(document(""), clientID, other, 1)
+	mandate := func(changes ...string) ostiary.MandateID {
+		t.Helper()
+		f := code4("code", w.consented(changes...))
+		if len(changes) > 2 {
+			f.Set("client_id", other)
+		}
+		status, out, _ := w.post("/token", caller{}, f)
+		s, err := w.opens(out.Get("access_token").Text(), doorURL)
+		if status != 200 || err != nil {
+			t.Fatalf("%d %s %v", status, out.Bytes(), err)
+		}
+		return s.Mandate
+	}
+	theirs := mandate("scope", "mcp", "client_id", other)
+	connected := mandate("scope", "mcp")
+	called := mandate("scope", "mcp server:bank")
+	for id, state := range map[ostiary.MandateID]string{theirs: "in_force", connected: "completed", called: "in_force"} {
+		if v, err := w.identity.MandateView(t.Context(), id); err != nil || v.State != state {
+			t.Errorf("%s is %s, %v; want %s", id, v.State, err, state)
+		}
+	}
+}

@@ -21,7 +21,19 @@ import (
 // one proves that two have the family, and it ends with its mandate. Without
 // refresh tokens a person would be asked every ten minutes, and would learn to
 // say yes.
+//
+// An answer can be lost on its way, and a client that asks again would end its
+// own family. So for [retryGrace] the secret that was spent last may be spent
+// again, a few times, by who proves the key that the family is bound to: a thief
+// of the secret alone gains nothing by it. Of a family that is bound to no key
+// nobody can tell the client from the thief, and there is no grace. See RFC
+// 9700, section 4.14.2.
 const refreshPrefix = "ostrefresh_"
+
+const (
+	retryGrace = 30 * time.Second // how long after it was spent: some tries of a client on a bad line
+	maxRetries = 3
+)
 
 type family struct {
 	Client   string            `json:"client"`
@@ -31,6 +43,49 @@ type family struct {
 	Scope    string            `json:"scope,omitempty"`
 	Thumb    string            `json:"jkt,omitempty"` // the key it is bound to
 	Hash     string            `json:"hash"`
+
+	// Of a family that is bound to a key, since it was last refreshed.
+	More  []string  `json:"more,omitempty"`  // what was handed out for the same secret, and may not have arrived
+	Spent []string  `json:"spent,omitempty"` // the secrets of the refresh before
+	At    time.Time `json:"at,omitzero"`     // when they were spent
+}
+
+// standing says what a secret is to its family.
+type standing uint8
+
+const (
+	stale   standing = iota // none of it, or spent too long ago
+	retried                 // spent just now, and the answer may be lost
+	current
+)
+
+// of finds out by hashes alone; who shows it is looked at elsewhere.
+func (v *family) of(secret string, now time.Time) standing {
+	hash, found := hashed(secret), 0
+	among := func(list []string) int {
+		n := 0
+		for _, h := range list {
+			n |= subtle.ConstantTimeCompare([]byte(hash), []byte(h))
+		}
+		return n
+	}
+	if found = among(append([]string{v.Hash}, v.More...)); found == 1 {
+		return current
+	}
+	if among(v.Spent) == 1 && v.Thumb != "" && now.Sub(v.At) <= retryGrace && len(v.More) < maxRetries {
+		return retried
+	}
+	return stale
+}
+
+// next makes a secret that is spent into another.
+func (v *family) next(as standing, secret string, now time.Time) {
+	if as == retried { // the window is not moved
+		v.More = append(v.More, v.Hash)
+	} else if v.Thumb != "" {
+		v.Spent, v.More, v.At = append([]string{v.Hash}, v.More...), nil, now
+	}
+	v.Hash = hashed(secret)
 }
 
 // family begins one.
@@ -50,37 +105,37 @@ func (s *Server) family(ctx context.Context, r *identity.TokenRequest) (string, 
 	return refreshPrefix + id + "." + secret, nil
 }
 
-// open finds a refresh token's family, and reports whether the secret is the
-// one that is good.
-func (s *Server) open(ctx context.Context, token string) (r record.Record, v family, good bool, ref *refusal) {
+// open finds a refresh token's family, and what the secret is to it.
+func (s *Server) open(ctx context.Context, token string) (r record.Record, v family, as standing, ref *refusal) {
 	no := refuse(invalidGrant, "the refresh token is not good")
 	rest, ok := strings.CutPrefix(token, refreshPrefix)
 	id, secret, dotted := strings.Cut(rest, ".")
 	if !ok || !dotted || len(id) != 26 || len(secret) > 128 {
-		return r, v, false, no
+		return r, v, stale, no
 	}
 	r, err := s.o.Records.Record(ctx, kindRefresh, id, s.o.Clock())
 	if err != nil {
-		return r, v, false, understood(err, invalidGrant)
+		return r, v, stale, understood(err, invalidGrant)
 	}
 	if err := json.Unmarshal(r.Data, &v); err != nil {
-		return r, v, false, refuse(serverError, "internal error").because(err)
+		return r, v, stale, refuse(serverError, "internal error").because(err)
 	}
-	return r, v, subtle.ConstantTimeCompare([]byte(hashed(secret)), []byte(v.Hash)) == 1, nil
+	return r, v, v.of(secret, s.o.Clock()), nil
 }
 
 // fromRefresh spends a refresh token for the next, and a token.
 func (s *Server) fromRefresh(ctx context.Context, who *asker, f form) (issued, *refusal) {
 	no := refuse(invalidGrant, "the refresh token is not good, or not for this client and key")
-	r, v, good, ref := s.open(ctx, f["refresh_token"])
+	r, v, as, ref := s.open(ctx, f["refresh_token"])
 	if ref != nil {
 		return issued{}, ref
 	}
-	if !good { // its secret was used before
+	theirs := who.client != nil && who.client.id == v.Client && (v.Thumb == "" || who.key != nil && who.key.Thumbprint() == v.Thumb)
+	if as == stale || as == retried && !theirs { // its secret was used before
 		s.endFamily(ctx, r, v, "its refresh token was used twice")
 		return issued{}, no
 	}
-	if who.client == nil || who.client.id != v.Client || v.Thumb != "" && (who.key == nil || who.key.Thumbprint() != v.Thumb) {
+	if !theirs {
 		return issued{}, no
 	}
 	if f["resource"] != "" {
@@ -97,7 +152,7 @@ func (s *Server) fromRefresh(ctx context.Context, who *asker, f form) (issued, *
 		return issued{}, ref
 	}
 	secret := rand.Text() + rand.Text()
-	v.Hash = hashed(secret)
+	v.next(as, secret, s.o.Clock())
 	if _, err := s.save(ctx, r, v); err != nil {
 		return issued{}, understood(err, invalidGrant) // somebody was faster
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -319,7 +320,31 @@ func (s *Server) fromCode(ctx context.Context, who *asker, f form) (issued, *ref
 	if ref == nil {
 		ref = s.done(ctx, id, r, c)
 	}
+	if ref == nil {
+		s.replaced(ctx, &c)
+	}
 	return out, ref
+}
+
+// replaced completes what the client only connected under, now that it has
+// something else: a client asks for as little as it can, and again at its first
+// call, and a person should find one mandate of it and not two.
+func (s *Server) replaced(ctx context.Context, c *code) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	all, err := s.o.Authority.Mandates(ctx, identity.MandateFilter{Agent: c.Agent, Principal: c.Person, First: true})
+	for _, v := range all {
+		m := &v.Mandate
+		if m.ID == c.Mandate || v.State != "in_force" || m.Kind != ostiary.TaskMandate || m.By != c.Person || !slices.Equal(m.Resources, []string{nothing}) {
+			continue
+		}
+		if ended := s.o.Authority.EndMandate(ctx, "service:ostiary", m.ID, identity.EndCompleted, "the client has "+string(c.Mandate)+" now"); ended != nil {
+			err = ended
+		}
+	}
+	if err != nil { // they connect and call nothing, and end by themselves
+		s.o.Logger.Warn("what a client connected under could not be completed", "agent", string(c.Agent), "error", err)
+	}
 }
 
 // verified compares a PKCE verifier with its challenge. See RFC 7636, sections

@@ -174,13 +174,17 @@ func (a *answer) result(x *visit, result []byte) {
 // refuse answers x with an error, in the words its method has for it.
 func (a *answer) refuse(x *visit, e *ostiary.Error) {
 	s := shapeOf(e)
+	ended := x.ended(e)
+	if ended {
+		s = shapes()[ostiary.Unauthenticated]
+	}
 	h := a.w.Header()
 	h.Del(mcpwire.HeaderSessionID) // what was refused opened no session
 	switch e.Kind {
 	case ostiary.Unauthenticated:
 		h.Set("WWW-Authenticate", x.challenge(e))
 	case ostiary.Denied:
-		if e.Code == ostiary.InsufficientScope {
+		if e.Code == ostiary.InsufficientScope || ended {
 			h.Set("WWW-Authenticate", x.challenge(e))
 		}
 	case ostiary.Exhausted, ostiary.Unavailable:

@@ -83,6 +83,14 @@ func baseOf(r *http.Request) string {
 	return scheme + strings.ToLower(r.Host)
 }
 
+// ended reports whether a refusal means that the token shown is of no more use,
+// because what it was for has ended: a client must be told as for any other
+// token that is not good, or it never asks for a new one. See RFC 6750, section
+// 3.1. An agent with a certificate has nothing better to show.
+func (x *visit) ended(e *ostiary.Error) bool {
+	return e.Kind == ostiary.Denied && e.Code == "mandate_ended" && !x.creds.Bearer.IsZero()
+}
+
 // challenge is what WWW-Authenticate says with a refusal: which scheme, what
 // was wrong in the protocol's word if a token was shown, where to sign in, and
 // every scope the request needs. See RFC 6750, section 3, RFC 9449, section
