@@ -441,10 +441,22 @@ type Asks struct {
 	Agent     ostiary.AgentID
 	Principal ostiary.PrincipalID
 	Mandate   ostiary.MandateID
+	Scopes    []string // of the token it asks with, which must be for the hold's server; see [ostiary.Subject.CheckScope]
+	Server    string   // only holds of calls to this server; "" is any
 }
 
-// AsksOf is who a subject asks as.
-func AsksOf(s *ostiary.Subject) Asks { return Asks{s.Agent, s.Principal, s.Mandate} }
+// AsksOf is who a subject asks as, of calls to a server or, with "", to any.
+func AsksOf(s *ostiary.Subject, server string) Asks {
+	return Asks{s.Agent, s.Principal, s.Mandate, s.Scopes, server}
+}
+
+// asked reports whether a hold is of who asks.
+func (who *Asks) asked(h *Hold) bool {
+	q, server := &h.Question, h.Call.Action.Server
+	token := ostiary.Subject{Scopes: who.Scopes}
+	return who.Agent != "" && who.Agent == q.Agent && who.Principal == q.Principal && who.Mandate == q.Mandate &&
+		(who.Server == "" || who.Server == server) && token.CheckScope(server) == nil
+}
 
 // Result returns what has become of a hold, at once: one that has not ended
 // has an Err of the code "held". NotFound for everybody but who asked for it.
@@ -453,7 +465,7 @@ func (a *Approvals) Result(ctx context.Context, id ostiary.HoldID, who Asks) (Se
 	if err != nil {
 		return Settlement{}, err
 	}
-	if who.Agent == "" || who != (Asks{h.Question.Agent, h.Question.Principal, h.Question.Mandate}) {
+	if !who.asked(h) {
 		return Settlement{}, errNoHold(id)
 	}
 	return a.settlement(ctx, id)

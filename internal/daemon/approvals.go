@@ -214,8 +214,12 @@ func (h holder) Hold(ctx context.Context, r *ostiary.Request, dec *ostiary.Decis
 // waiting is the door's view of who waits.
 type waiting struct{ approvals *approval.Approvals }
 
-func (w waiting) Wait(ctx context.Context, id ostiary.HoldID, s *ostiary.Subject) (gate.Settled, error) {
-	return asReply(w.approvals.Wait(ctx, id, approval.AsksOf(s)))
+func (w waiting) Wait(ctx context.Context, id ostiary.HoldID, s *ostiary.Subject, server string) (gate.Settled, error) {
+	return asReply(w.approvals.Wait(ctx, id, approval.AsksOf(s, server)))
+}
+
+func (w waiting) Result(ctx context.Context, id ostiary.HoldID, s *ostiary.Subject, server string) (gate.Settled, error) {
+	return asReply(w.approvals.Result(ctx, id, approval.AsksOf(s, server)))
 }
 
 // asReply is what became of a held call, as a reply.

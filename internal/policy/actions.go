@@ -21,6 +21,7 @@ const (
 	ActionSetLogLevel    = "set_log_level"   // logging/setLevel; input.level
 	ActionCancel         = "cancel"          // notifications/cancelled
 	ActionProgress       = "progress"        // notifications/progress
+	ActionGetResult      = "get_result"      // tools/call of the gateway's own ostiary_result
 	ActionRootsChanged   = "roots_changed"   // notifications/roots/list_changed
 	ActionSample         = "sample"          // sampling/createMessage, from a server to the agent's client
 	ActionElicit         = "elicit"          // elicitation/create, from a server to the agent's client; input.mode
@@ -36,7 +37,7 @@ const (
 	GroupReadOnly    = "read_only"   // tools whose server hints that they change nothing
 	GroupDestructive = "destructive" // tools whose hints, with MCP's defaults, do not rule out that they destroy
 	GroupLists       = "lists"       // list_tools, list_resources, list_templates, list_prompts
-	GroupSession     = "session"     // initialize, ping, cancel, progress, roots_changed, set_log_level
+	GroupSession     = "session"     // initialize, ping, cancel, progress, roots_changed, get_result, set_log_level
 	GroupFromServer  = "from_server" // sample, elicit, list_roots
 )
 
@@ -80,6 +81,7 @@ func Methods() []Method {
 		{Name: ActionCancel, Groups: session},
 		{Name: ActionProgress, Groups: session},
 		{Name: ActionRootsChanged, Groups: session},
+		{Name: ActionGetResult, Groups: session},
 		{Name: ActionSetLogLevel, Groups: session, fields: []methodField{{"level", fromMember, ""}}},
 		{Name: ActionListTools, Groups: lists},
 		{Name: ActionListResources, Groups: lists},

@@ -11,11 +11,14 @@ import (
 )
 
 // Holds is where a held call waits for people. Wait returns when it has ended,
-// or when ctx has: then with an error of the code "held". It answers only who
-// asked for the call; to others it does not exist. What it returns was
-// recorded like any reply. Safe for concurrent use.
+// or when ctx has: then with an error of the code "held", as Result does at
+// once. They answer only who asked for the call, of a call to that server
+// ("" is any) that the subject's token is for; to others it does not exist,
+// which is NotFound with the code "hold". What they return was recorded like
+// any reply. Safe for concurrent use.
 type Holds interface {
-	Wait(ctx context.Context, id ostiary.HoldID, s *ostiary.Subject) (gate.Settled, error)
+	Wait(ctx context.Context, id ostiary.HoldID, s *ostiary.Subject, server string) (gate.Settled, error)
+	Result(ctx context.Context, id ostiary.HoldID, s *ostiary.Subject, server string) (gate.Settled, error)
 }
 
 // progressEvery is how often a client that asked for progress hears that its
@@ -85,7 +88,7 @@ func (x *visit) wait(ctx context.Context, id ostiary.HoldID, s *ostiary.Subject)
 	}
 	done := make(chan answer, 1)
 	go func() { // ends with ctx, which ends with this function; done has room
-		settled, err := x.door.holds.Wait(ctx, id, s)
+		settled, err := x.door.holds.Wait(ctx, id, s, x.server)
 		done <- answer{settled, err}
 	}()
 	tick := time.NewTicker(progressEvery)

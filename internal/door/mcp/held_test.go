@@ -23,7 +23,19 @@ func (d *desk) Hold(context.Context, *ostiary.Request, *ostiary.Decision) (ostia
 	return "h2abcdefghijklmnopqrstuv", nil
 }
 
-func (d *desk) Wait(ctx context.Context, id ostiary.HoldID, s *ostiary.Subject) (gate.Settled, error) {
+func (d *desk) Result(_ context.Context, id ostiary.HoldID, s *ostiary.Subject, server string) (gate.Settled, error) {
+	ctx, stop := context.WithCancel(context.Background())
+	if d.after > 0 {
+		stop()
+	}
+	defer stop()
+	return d.Wait(ctx, id, s, server)
+}
+
+func (d *desk) Wait(ctx context.Context, id ostiary.HoldID, s *ostiary.Subject, server string) (gate.Settled, error) {
+	if id != "h2abcdefghijklmnopqrstuv" || s.Agent != "spiffe://test/agent/alice" || server != "" && server != "bank" {
+		return gate.Settled{}, ostiary.Errorf(ostiary.NotFound, "hold", "there is no held action").At("hold")
+	}
 	d.asked = append(d.asked, s.Agent)
 	select {
 	case <-time.After(d.after):

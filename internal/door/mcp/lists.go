@@ -59,6 +59,12 @@ func (d *Door) list(x *visit, _ method) {
 			}
 			b = d.appendDefinition(b, x.server, key, t)
 		}
+		if kind == "tool" && d.comesBack(resultTool) {
+			if n > 0 {
+				b = append(b, ',')
+			}
+			b = append(b, resultDefinition...)
+		}
 		b = append(b, ']')
 		if !x.legacy() {
 			b = append(b, `,"resultType":"complete","ttlMs":0,"cacheScope":"private"`...)
@@ -71,6 +77,9 @@ func (d *Door) list(x *visit, _ method) {
 // accepted as it stands. What changed, is quarantined or gone is not shown.
 func (d *Door) offered(endpoint string, t *ostiary.Tool) bool {
 	if endpoint != "" && t.Server != endpoint || t.State != ostiary.ToolPinned {
+		return false
+	}
+	if endpoint != "" && t.Kind == "tool" && d.comesBack(t.Name) { // ours has that name here
 		return false
 	}
 	_, configured := d.server(t.Server)

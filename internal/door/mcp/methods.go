@@ -146,6 +146,10 @@ func progressToken(x *visit) *ostiary.Error {
 
 // callTool turns tools/call into a call of one pinned tool.
 func (d *Door) callTool(x *visit, m method) {
+	if d.comesBack(x.params().Get("name").Text()) {
+		d.comeBack(x)
+		return
+	}
 	server, tool, e := d.named(x, "tool")
 	if e != nil {
 		x.fault(e)
