@@ -317,8 +317,24 @@ func TestOneRefusalEndsIt(t *testing.T) {
 	if err != nil || s.Err == nil || s.Err.Code != "refused_by_person" || s.Err.Detail != "person:erin refused it: not this week" {
 		t.Errorf("the agent is told %+v, %v", s, err)
 	}
-	if _, err := w.a.Result(t.Context(), id, approval.Asks{Agent: "spiffe://td/agent/pay", Principal: "person:eve", Mandate: "m"}); ostiary.KindOf(err) != ostiary.NotFound {
-		t.Errorf("somebody else: %v", err)
+	for name, change := range map[string]func(*approval.Asks){
+		"nobody":            func(a *approval.Asks) { *a = approval.Asks{} },
+		"another agent":     func(a *approval.Asks) { a.Agent = "spiffe://td/agent/other" },
+		"another principal": func(a *approval.Asks) { a.Principal = "person:eve" },
+		"another mandate":   func(a *approval.Asks) { a.Mandate = "n" },
+		"another server":    func(a *approval.Asks) { a.Server = "docs" },
+		"a narrower token":  func(a *approval.Asks) { a.Scopes = []string{"mcp", "server:docs"} },
+	} {
+		who := dana
+		change(&who)
+		if s, err := w.a.Result(t.Context(), id, who); ostiary.KindOf(err) != ostiary.NotFound || s.Err != nil {
+			t.Errorf("%s: %+v, %v", name, s, err)
+		}
+	}
+	who := dana
+	who.Server, who.Scopes = "bank", []string{"mcp", "server:bank"}
+	if s, err := w.a.Result(t.Context(), id, who); err != nil || s.Err == nil {
+		t.Errorf("with a token for its server: %+v, %v", s, err)
 	}
 }
 
