@@ -263,7 +263,7 @@ func (d *Daemon) openConsole(context.Context) (err error) {
 		held = &control.Desk{Approvals: d.approvals, People: d.pages.people, Clock: d.clock}
 	}
 	d.pages.console, err = console.New(console.Options{
-		Approvals: held, People: d.pages.people, Consents: consents{d.oauth}, Mandates: given{d.authority, d.control}, Desk: d.control, Watch: d.pages.watch, Tools: d.choices, Refused: d.stranger, Pace: d.pages.pace, Clock: d.clock, Logger: d.log,
+		Approvals: held, Budgets: purses{d.control}, People: d.pages.people, Consents: consents{d.oauth}, Mandates: given{d.authority, d.control}, Desk: d.control, Watch: d.pages.watch, Tools: d.choices, Refused: d.stranger, Pace: d.pages.pace, Clock: d.clock, Logger: d.log,
 	})
 	if err == nil {
 		d.pages.handler = d.withOAuth(d.pages.console)
