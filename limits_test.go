@@ -98,7 +98,7 @@ var noWaits = map[string]bool{
 	"internal/daemon.clockApart": true, "internal/daemon.indexAgain": true, "internal/daemon.rootSoon": true, "internal/daemon.wakeEvery": true, "internal/daemon.thriftEvery": true, "internal/daemon.intermediateSoon": true,
 	"internal/daemon.sweepEvery": true, "internal/daemon.settleEvery": true, "internal/daemon.keptAccounts": true, "internal/daemon.certificateSoon": true, "internal/daemon.lookAgain": true,
 	"internal/door/mcp.keepalive": true, "internal/door/mcp.sessionIdle": true, "internal/door/mcp.listenPoll": true, "internal/door/mcp.stateLife": true,
-	"internal/egress.idleTimeout": true, "internal/egress.signatureLife": true, "internal/egress.firstPause": true, "internal/egress.longestPause": true,
+	"internal/egress.idleTimeout": true, "internal/egress.idleLook": true, "internal/egress.signatureLife": true, "internal/egress.firstPause": true, "internal/egress.longestPause": true,
 	"internal/egress.settled": true, "internal/egress.breaker.OpenFor": true, "internal/egress.limits.Total": true, // the daemon sets it to max_action_time
 	"internal/gate.throttleEvery": true, "internal/ledger.retryPrepare": true, "internal/ledger.indexPause": true, "internal/ledger.tick": true,
 	"internal/ledger.DefaultLongest": true, "internal/control.indexPoll": true, "internal/store.postgresPrime": true, "internal/telemetry.pause": true,

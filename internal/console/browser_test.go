@@ -268,7 +268,7 @@ func TestKeys(t *testing.T) {
 	}
 	tab.Value("document.activeElement.value = ''") // a slow browser may write the key too
 	tab.Keys("payments\r")
-	tab.Until("location.search.includes('agent=payments')")
+	tab.Until("document.readyState === 'complete' && location.search.includes('agent=payments')")
 	tab.Keys("?")
 	tab.Until("document.getElementById('keys').open")
 	tab.Keys("\x1b")

@@ -202,10 +202,18 @@ type follower struct {
 	until    time.Time          // and until when; zero: for good
 }
 
-// follow reads what changed since it last succeeded. What it could not read it
+// follow reads what changed, and turns keys whose time has come.
+func (f *follower) follow(ctx context.Context) error {
+	if err := f.catchUp(ctx); err != nil {
+		return err
+	}
+	return f.turn(ctx)
+}
+
+// catchUp reads what changed since it last succeeded. What it could not read it
 // reads again the next time, so that nothing here ever goes back: not to an
 // older answer of a store that was restored or lags behind either.
-func (f *follower) follow(ctx context.Context) error {
+func (f *follower) catchUp(ctx context.Context) error {
 	d, asked := f.daemon, f.daemon.clock()
 	rev, err := d.store.Revision(ctx)
 	if err != nil {
@@ -225,7 +233,7 @@ func (f *follower) follow(ctx context.Context) error {
 	}
 	d.authority.Confirm(asked)
 	f.begun, f.seen = true, upTo
-	return f.turn(ctx)
+	return nil
 }
 
 // turn passes on to the keys that sign and are believed now, if they are not

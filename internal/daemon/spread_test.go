@@ -81,7 +81,7 @@ func TestL06RevocationStorm(t *testing.T) {
 		tick := time.NewTicker(refreshEvery)
 		defer tick.Stop()
 		for ctx.Err() == nil {
-			if err := f.follow(ctx); err != nil && ctx.Err() == nil {
+			if err := f.catchUp(ctx); err != nil && ctx.Err() == nil {
 				t.Error(err)
 			}
 			looks.Add(1)
@@ -113,7 +113,7 @@ func TestL06RevocationStorm(t *testing.T) {
 	took := time.Since(begun)
 	stop()
 	following.Wait()
-	if err := f.follow(t.Context()); err != nil {
+	if err := f.catchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	grew := int64(heap()) - int64(before)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -54,6 +55,9 @@ const (
 	// writeFirst is how large a request may be to be written before its reply is
 	// looked for: what every socket takes without being read.
 	writeFirst = 32 << 10
+	// idleLook is how often idle connections are looked at, so that the
+	// descriptors of those the far side closed are not kept.
+	idleLook = 5 * time.Second
 	// maxInformational bounds the answers that announce another (HTTP 1xx).
 	maxInformational = 5
 )
@@ -177,25 +181,26 @@ func (c *conns) keep(k *conn) {
 	}
 	c.idle = append(c.idle, k)
 	if c.timer == nil {
-		c.timer = time.AfterFunc(idleTimeout, c.expire)
+		c.timer = time.AfterFunc(idleLook, c.expire)
 	}
 }
 
-// expire closes what has been idle for too long.
+// expire closes what has been idle for too long, and what the far side closed.
 func (c *conns) expire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := 0
-	for n < len(c.idle) && time.Since(c.idle[n].since) >= idleTimeout {
-		c.idle[n].Close()
-		n++
-	}
-	c.idle = append(c.idle[:0], c.idle[n:]...)
+	c.idle = slices.DeleteFunc(c.idle, func(k *conn) bool {
+		over := time.Since(k.since) >= idleTimeout || !quiet(k.metered.Conn)
+		if over {
+			k.Close()
+		}
+		return over
+	})
 	if len(c.idle) == 0 {
 		c.timer = nil
 		return
 	}
-	c.timer.Reset(idleTimeout - time.Since(c.idle[0].since))
+	c.timer.Reset(idleLook)
 }
 
 // closeIdle closes every connection that no call uses, and those that calls
