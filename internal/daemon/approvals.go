@@ -180,7 +180,11 @@ func (d *Daemon) carryOut(ctx context.Context, h *approval.Hold) approval.Settle
 	out := approval.Settlement{Disposition: disposition, Intent: s.Intent, Failed: s.Frame.Kind == gate.FrameError, Body: s.Frame.Body.Bytes()}
 	if err != nil {
 		out.Err = ostiary.AsError(err)
-		out.Retry = out.Err.Kind == ostiary.Unavailable || slices.Contains([]string{"throttled", "not_established"}, out.Err.Code)
+		out.Retry = disposition == ostiary.Refused && (out.Err.Kind == ostiary.Unavailable || slices.Contains([]string{"throttled", "not_established"}, out.Err.Code))
+	}
+	if err != nil && disposition == ostiary.Unknown && out.Err.Kind != ostiary.Upstream { // no other kind may be told: it sounds as if nothing was sent
+		e := ostiary.Errorf(ostiary.Upstream, "hold_unknown", "it may have happened, and is not sent again: %s", out.Err.Detail).Because(err)
+		e.Entry, out.Err = out.Err.Entry, e
 	}
 	return out
 }

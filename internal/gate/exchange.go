@@ -33,6 +33,7 @@ type exchange struct {
 	settled atomic.Bool
 	mu      sync.Mutex // guards what settle leaves behind
 	final   ostiary.Receipt
+	ended   ostiary.Disposition
 }
 
 // errSettled says that somebody else settled the exchange, with a
@@ -52,6 +53,37 @@ func (x *exchange) finish(r ostiary.Receipt) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.final = r
+}
+
+// end notes what settle is about to record.
+func (x *exchange) end(d ostiary.Disposition) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.ended = d
+}
+
+// lose notes that it could not be recorded: then nobody got the reply.
+func (x *exchange) lose() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.ended == ostiary.Delivered {
+		x.ended = ostiary.Withheld
+	}
+}
+
+// fate is what became of the exchange, whether it could be recorded or not. Of
+// one that nobody settled it is what is safe to say: Unknown, once a clearance
+// existed.
+func (x *exchange) fate() ostiary.Disposition {
+	switch {
+	case x.settled.Load():
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return x.ended
+	case x.bound:
+		return ostiary.Unknown
+	}
+	return ostiary.Refused
 }
 
 // ref returns the entry people look up: the Intent if there is one, else the

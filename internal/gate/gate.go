@@ -95,12 +95,17 @@ func New(o Options) *Gate {
 	}
 }
 
-// Handle takes one call through the flow. Read it top to bottom.
+// Handle takes one call through the flow.
 //
 // It returns either a Reply whose stream the caller must read to its end or
 // close, or an *ostiary.Error that is already recorded and names its entry.
-func (g *Gate) Handle(ctx context.Context, call Call) (reply *Reply, err error) {
-	x := g.begin(&call) // its zero decision is Deny, its zero disposition Refused
+func (g *Gate) Handle(ctx context.Context, call Call) (*Reply, error) {
+	return g.handle(ctx, g.begin(&call))
+}
+
+// handle is the flow, of an exchange that has just begun: its zero decision is
+// Deny, its zero disposition Refused. Read it top to bottom.
+func (g *Gate) handle(ctx context.Context, x *exchange) (reply *Reply, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = g.bug(p)
@@ -112,17 +117,17 @@ func (g *Gate) Handle(ctx context.Context, call Call) (reply *Reply, err error) 
 
 	// authenticate: who is asking, proven on this connection?
 	x.at(StepAuthenticate)
-	if x.subject, err = g.identity.Authenticate(ctx, call.Credentials); err != nil {
+	if x.subject, err = g.identity.Authenticate(ctx, x.call.Credentials); err != nil {
 		return nil, err
 	}
 	// A message its door could not translate ends here: known, and recorded.
-	if call.Fault != nil {
-		return nil, call.Fault
+	if x.call.Fault != nil {
+		return nil, x.call.Fault
 	}
 	// resolve: what is known right now: mandate, posture, zone, risk,
 	// containment, budgets, provenance, approvals.
 	x.at(StepResolve)
-	if x.request, err = g.facts.Resolve(ctx, x.subject, &call); err != nil {
+	if x.request, err = g.facts.Resolve(ctx, x.subject, x.call); err != nil {
 		return nil, err
 	}
 	// validate: one document, fitting the pinned schema, the limits and the mandate?
@@ -195,11 +200,13 @@ func (g *Gate) settle(ctx context.Context, x *exchange, d ostiary.Disposition, c
 	defer cancel()
 
 	x.at(StepSettle)
+	x.end(d)
 	receipt, err := g.ledger.Append(ctx, x.outcome(d, cause, g.clock()))
 	x.finish(receipt)
 	if err != nil {
 		// The Intent, if there is one, is left open; recovery and the
 		// sweeper name it Unknown, which is a signal.
+		x.lose()
 		g.log.Error("outcome not recorded", "action", x.call.Action.Name, "disposition", d.String(), "error", err)
 	}
 	g.charge(ctx, x, d, err)

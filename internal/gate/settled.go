@@ -2,7 +2,6 @@ package gate
 
 import (
 	"context"
-	"errors"
 
 	"github.com/ostiary/ostiary"
 )
@@ -20,32 +19,33 @@ const nobodyHere = `{"code":-32601,"message":"nobody is connected who could be a
 
 // Settle makes a call and reads its reply to the end, for a call that nobody
 // is connected to. What a server asks back is answered with an error, and its
-// notifications reach nobody. The disposition says how sure it is what
-// happened; beside an error of Handle it is Refused, or what egress left open.
+// notifications reach nobody. The disposition is the exchange's own, also when
+// it could not be recorded: only before the clearance is it Refused, and
+// whatever may have happened is Unknown, whatever the error says.
 func (g *Gate) Settle(ctx context.Context, call Call) (Settled, ostiary.Disposition, error) {
-	reply, err := g.Handle(ctx, call)
+	x := g.begin(&call)
+	reply, err := g.handle(ctx, x)
 	if err != nil {
-		switch {
-		case errors.Is(err, ErrNotSent):
-			return Settled{}, ostiary.Failed, err
-		case ostiary.KindOf(err) == ostiary.Upstream:
-			return Settled{}, ostiary.Unknown, err
-		}
-		return Settled{}, ostiary.Refused, err
+		return Settled{Intent: x.intended}, x.fate(), err
 	}
-	defer reply.Close()
+	f, err := last(ctx, reply)
+	reply.Close()
+	return Settled{reply.Intent, f}, x.fate(), err
+}
+
+// last reads a reply to its final frame.
+func last(ctx context.Context, reply *Reply) (Frame, error) {
 	for {
 		f, err := reply.Next(ctx)
-		switch {
-		case err != nil && ostiary.KindOf(err) == ostiary.Upstream:
-			return Settled{Intent: reply.Intent}, ostiary.Unknown, err
-		case err != nil:
-			return Settled{Intent: reply.Intent}, ostiary.Withheld, err
-		case f.Kind.Final():
-			return Settled{reply.Intent, f}, ostiary.Delivered, nil
-		case f.Kind == FrameRequest:
+		if err != nil {
+			return Frame{}, err
+		}
+		if f.Kind.Final() {
+			return f, nil
+		}
+		if f.Kind == FrameRequest {
 			if err := reply.Answer(ctx, f.ID, FrameError, []byte(nobodyHere)); err != nil {
-				return Settled{Intent: reply.Intent}, ostiary.Unknown, err
+				return Frame{}, err
 			}
 		}
 	}
