@@ -96,7 +96,8 @@ func (x *visit) settled(ctx context.Context, id ostiary.HoldID, s *ostiary.Subje
 	return x.wait(ctx, id, s)
 }
 
-// mayHear refuses whoever was revoked or contained while people thought.
+// mayHear refuses whoever was revoked or contained while people thought. A
+// token may have run out meanwhile, as people take their time.
 func (x *visit) mayHear(ctx context.Context, s *ostiary.Subject, a *ostiary.Action) error {
 	if _, err := x.door.identity.Authenticate(ctx, ostiary.Credentials{Held: s, Remote: x.creds.Remote}); err != nil {
 		return err

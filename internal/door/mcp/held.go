@@ -48,18 +48,16 @@ func (x *visit) await(ctx context.Context, id ostiary.HoldID, held error) {
 		return
 	}
 	s, err := x.wait(ctx, id, &subject)
+	if err := x.mayHear(ctx, &subject, &x.action); err != nil {
+		x.fail(ctx, err)
+		return
+	}
 	switch e := ostiary.AsError(err); {
 	case err == nil:
 	case e.Code == "held":
 		x.fail(ctx, held) // with its entry, and what it waits for
 		return
 	default:
-		x.fail(ctx, err)
-		return
-	}
-	// Whoever was revoked while people thought hears nothing of it. A token
-	// may have run out meanwhile, as people take their time.
-	if _, err := x.door.identity.Authenticate(ctx, ostiary.Credentials{Held: &subject, Remote: x.creds.Remote}); err != nil {
 		x.fail(ctx, err)
 		return
 	}

@@ -96,3 +96,45 @@ func TestHeldCallIsSlow(t *testing.T) {
 		})
 	}
 }
+
+// Whoever is contained while people think hears nothing of what became of the
+// call: neither its result nor why it was refused.
+func TestHeldCallContained(t *testing.T) {
+	for name, d := range map[string]desk{
+		"consented to": {after: time.Second, body: `{"content":[{"type":"text","text":"paid 7"}]}`},
+		"refused":      {after: time.Second, err: ostiary.Errorf(ostiary.Denied, "refused_by_person", "person:erin refused it: not this week")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.decide = func(*ostiary.Request) ostiary.Decision {
+					return ostiary.Decision{Code: "forbid", Remedies: []ostiary.Remedy{{Fact: "approval:finance", Policy: "pay-large"}}}
+				}
+				w.door.holds, w.door.holdFor, w.holder = &containing{&d, w}, 50*time.Second, &d
+				rec := w.do(raw("/mcp", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"bank___send","arguments":{"to":"x","n":1e2},"_meta":{`+
+					`"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`,
+					"Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "tools/call", "Mcp-Name", "bank___send"))
+				if got := rec.Body.String(); strings.Contains(got, "paid") || strings.Contains(got, "not this week") || !strings.Contains(got, "contained") {
+					t.Error(got)
+				}
+				if len(d.asked) != 1 {
+					t.Errorf("it did not wait: %v", d.asked)
+				}
+			})
+		})
+	}
+}
+
+// containing is a desk where an operator contains who waits.
+type containing struct {
+	*desk
+	world *world
+}
+
+func (c *containing) Wait(ctx context.Context, id ostiary.HoldID, s *ostiary.Subject, server string) (gate.Settled, error) {
+	settled, err := c.desk.Wait(ctx, id, s, server)
+	c.world.mu.Lock()
+	defer c.world.mu.Unlock()
+	c.world.contained = map[ostiary.AgentID]ostiary.Containment{s.Agent: ostiary.Quarantined}
+	return settled, err
+}
