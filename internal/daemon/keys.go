@@ -274,8 +274,15 @@ func (k *keys) IssueUnder(m ostiary.Mandate, parent ostiary.Digest) (string, err
 	return k.mandates.Load().IssueUnder(m, parent)
 }
 
-// Verify implements identity.Mandates.
+// Verify implements identity.Mandates. It asks the schedule too: the keys that
+// were put in place may be those of the one before.
 func (k *keys) Verify(jws string) (ostiary.Mandate, ostiary.Digest, error) {
+	s := k.book.Schedule()
+	if !slices.ContainsFunc(s.Keys(rotation.Mandate), func(key rotation.Key) bool {
+		return mandate.SignedBy(jws, key.ID) && !s.Refuses(rotation.Mandate, key.ID, k.clock())
+	}) {
+		return ostiary.Mandate{}, ostiary.Digest{}, ostiary.Errorf(ostiary.Corrupt, "mandate", "the mandate does not verify").Because(errors.New("its key is not known, or refused by now"))
+	}
 	return k.mandates.Load().Verify(jws)
 }
 
@@ -386,11 +393,13 @@ func (k *keys) wrap(name string) (keyring.AEAD, error) {
 
 // turn puts in force here what the schedule says now. It is called when the
 // schedule changed, when a moment it names has come, and again after an error.
+// What is believed less is so also where what signs could not be read.
 func (d *Daemon) turn(ctx context.Context) error {
-	if err := d.keys.prepare(d.cfg.TrustDomain); err != nil {
-		return fmt.Errorf("keys: %w", err)
+	prepared := d.keys.prepare(d.cfg.TrustDomain)
+	if prepared != nil {
+		prepared = fmt.Errorf("keys: %w", prepared)
 	}
-	if err := d.authority.Refresh(ctx); err != nil {
+	if err := errors.Join(prepared, d.authority.Refresh(ctx)); err != nil {
 		return err
 	}
 	return errors.Join(d.control.Resign(ctx), d.journal.turn(ctx, d.keys))

@@ -335,6 +335,63 @@ func TestSecondProcessFollows(t *testing.T) {
 	}
 }
 
+// A process that cannot put in force what it read of keys, because the next one
+// is not in its folder, refuses what the revoked one signed at once, and
+// everybody when its lease ends.
+func TestTurnFails(t *testing.T) {
+	keys := t.TempDir()
+	one := newStand(t, stance{postgres: true, keys: filepath.Join(keys, "keys")})
+	one.check(copyKeys(filepath.Join(keys, "keys"), filepath.Join(keys, "copy")))
+	dir, err := os.MkdirTemp("", "stand")
+	one.check(err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	two := &stand{T: t, dir: dir, client: one.client, tokens: map[string]string{}}
+	two.say.Store("")
+	two.file("policy/main.cedar", policyOfStand)
+	two.text = "gateway: gw2\n" + strings.Replace(one.text, filepath.Join(keys, "keys"), filepath.Join(keys, "copy"), 1)
+	two.file("ostiary.yaml", two.text)
+	two.run()
+	t.Cleanup(two.end)
+	two.check(two.mint("known"))
+	worker := two.keyed("worker")
+	if why := two.call("known", patience); why != "" {
+		t.Fatal(why)
+	}
+	two.check(two.with(t.Context(), worker, false))
+
+	_, err = one.d.RevokeKey(t.Context(), control.RevokeKeyRequest{Key: "token-1", Reason: "it was seen"})
+	one.check(err)
+	if !within(t.Context(), patience, func() bool { return two.call("known", patience) != "" }) {
+		t.Error("a process without the next key believes the revoked one")
+	}
+	two.clock.move(lease + time.Second)
+	if err := two.with(t.Context(), worker, false); err == nil || !strings.HasPrefix(err.Error(), "503") {
+		t.Errorf("after its lease: %v", err)
+	}
+	one.check(copyKeys(filepath.Join(keys, "keys"), filepath.Join(keys, "copy")))
+	if !within(t.Context(), patience, func() bool { return two.with(t.Context(), worker, false) == nil }) {
+		t.Error("with the next key it does not go on:", two.with(t.Context(), worker, false))
+	}
+}
+
+// copyKeys copies a folder of keys, which only its owner may read.
+func copyKeys(from, to string) error {
+	return filepath.WalkDir(from, func(path string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		at := filepath.Join(to, strings.TrimPrefix(path, from))
+		if e.IsDir() {
+			return os.MkdirAll(at, 0o700)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(at, b, 0o600)
+	})
+}
+
 // crossed calls here with a token the other made for this gateway.
 func (s *stand) crossed(other *stand) string {
 	id, err := other.d.authority.AgentID("known")

@@ -202,19 +202,26 @@ type follower struct {
 	until    time.Time          // and until when; zero: for good
 }
 
-// follow reads what changed, and turns keys whose time has come.
+// follow reads what changed, and turns keys whose time has come. Only when both
+// are done does the lease begin anew: a gateway that cannot put in force what
+// it read refuses everyone.
 func (f *follower) follow(ctx context.Context) error {
+	asked := f.daemon.clock()
 	if err := f.catchUp(ctx); err != nil {
 		return err
 	}
-	return f.turn(ctx)
+	if err := f.turn(ctx); err != nil {
+		return err
+	}
+	f.daemon.authority.Confirm(asked)
+	return nil
 }
 
 // catchUp reads what changed since it last succeeded. What it could not read it
 // reads again the next time, so that nothing here ever goes back: not to an
 // older answer of a store that was restored or lags behind either.
 func (f *follower) catchUp(ctx context.Context) error {
-	d, asked := f.daemon, f.daemon.clock()
+	d := f.daemon
 	rev, err := d.store.Revision(ctx)
 	if err != nil {
 		return err
@@ -231,7 +238,6 @@ func (f *follower) catchUp(ctx context.Context) error {
 	if err := f.read(ctx, what); err != nil {
 		return err
 	}
-	d.authority.Confirm(asked)
 	f.begun, f.seen = true, upTo
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/rotation"
 )
 
 // Authenticate returns who the credentials prove, as things stand now. It
@@ -22,7 +23,7 @@ import (
 // proved itself and is disabled, or whose mandate has ended, is Denied.
 func (a *Authority) Authenticate(_ context.Context, c ostiary.Credentials) (ostiary.Subject, error) {
 	d := a.dir.Load()
-	if a.lease > 0 && a.clock.read().Sub(d.loaded) > a.lease {
+	if a.lease > 0 && a.clock.read().Sub(d.confirmed) > a.lease {
 		return ostiary.Subject{}, ostiary.Errorf(ostiary.Unavailable, "registry_stale", "who is enrolled cannot be confirmed just now")
 	}
 	now := a.clock.Now()
@@ -90,6 +91,9 @@ func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials
 		return refuse(errors.New("a token over plain HTTP from another machine"))
 	}
 	t, err := a.tokens.verify(string(c.Bearer.Reveal()), c.Audience, a.stage(now).keys, now)
+	if err == nil {
+		err = a.believed(rotation.Token, t.kid, now)
+	}
 	if err != nil {
 		return refuse(err)
 	}

@@ -127,7 +127,7 @@ type Options struct {
 	// nothing else.
 	Grace time.Duration
 
-	Lease  time.Duration // refuse everyone when Refresh has not succeeded for this long; 0: never
+	Lease  time.Duration // refuse everyone when Confirm, or Open, was not called for this long; 0: never
 	Issuer string        // of bearer tokens; "": "https://<TrustDomain>/ostiary"
 	Hosts  []string      // DNS names and IP addresses of the gateway beside localhost, 127.0.0.1 and ::1
 }

@@ -18,13 +18,13 @@ import (
 
 // directory is the registry as one request sees it: immutable, replaced whole.
 type directory struct {
-	version  uint64 // higher than that of the one whose place it took, if anything may have ended since
-	ends     *ends
-	loaded   time.Time
-	stage    *stage // in which the mandates were verified
-	agents   map[ostiary.AgentID]*agent
-	mandates map[ostiary.MandateID]*footing     // those that may be in force: what is not here is not
-	gone     grown[ostiary.MandateID, struct{}] // those of them that were ended since they were read
+	version   uint64 // higher than that of the one whose place it took, if anything may have ended since
+	ends      *ends
+	confirmed time.Time
+	stage     *stage // in which the mandates were verified
+	agents    map[ostiary.AgentID]*agent
+	mandates  map[ostiary.MandateID]*footing     // those that may be in force: what is not here is not
+	gone      grown[ostiary.MandateID, struct{}] // those of them that were ended since they were read
 }
 
 // agent is a record with what would otherwise be made anew on each request.
@@ -35,8 +35,9 @@ type agent struct {
 
 // Refresh reads the registry into memory: call it when the registry may have
 // changed elsewhere, and on a timer. Requests see the state before or the
-// state after, never a mixture. On an error the state in memory stands, and
-// [Options.Lease] says for how long.
+// state after, never a mixture. On an error the state in memory stands. It
+// does not prolong [Options.Lease]: that is for [Authority.Confirm], by whoever
+// knows that everything else was followed too.
 //
 // The epoch never falls: a registry that was restored from a backup older
 // than a revocation is refused as Corrupt.
@@ -56,12 +57,12 @@ func (a *Authority) Refresh(ctx context.Context) error {
 		return fmt.Errorf("reading the mandates: %w", err)
 	}
 	d := &directory{
-		loaded: now, stage: a.stage(now), agents: make(map[ostiary.AgentID]*agent, len(agents)), mandates: make(map[ostiary.MandateID]*footing, len(mandates)),
+		confirmed: now, stage: a.stage(now), agents: make(map[ostiary.AgentID]*agent, len(agents)), mandates: make(map[ostiary.MandateID]*footing, len(mandates)),
 	}
 	// Last, so that what ended is never older than what is in force.
 	old := a.dir.Load()
 	if old != nil {
-		d.version, d.ends = old.version+1, old.ends
+		d.version, d.ends, d.confirmed = old.version+1, old.ends, old.confirmed
 	} else {
 		d.version, d.ends = 1, &ends{}
 	}
@@ -79,13 +80,13 @@ func (a *Authority) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// Confirm says that the registry was found unchanged at a moment: what is in
-// memory is as good as if it had been read then. See [Options.Lease].
+// Confirm says that what is in memory, and the keys in force, are what the
+// control state said at a moment. See [Options.Lease].
 func (a *Authority) Confirm(at time.Time) {
 	a.refresh.Lock()
 	defer a.refresh.Unlock()
-	if d := *a.dir.Load(); at.After(d.loaded) {
-		d.loaded = at
+	if d := *a.dir.Load(); at.After(d.confirmed) {
+		d.confirmed = at
 		a.dir.Store(&d)
 	}
 }

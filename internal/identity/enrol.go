@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/identity/jwt"
+	"github.com/ostiary/ostiary/internal/rotation"
 )
 
 // Limits of what a join token may say, so that no record grows without bound.
@@ -365,9 +367,18 @@ func (a *Authority) endedPeer(der []byte) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := a.stage(a.clock.Now())
-	if !slices.ContainsFunc(st.intermediates, func(i *x509.Certificate) bool { return cert.CheckSignatureFrom(i) == nil }) {
+	now := a.clock.Now()
+	by := a.stage(now).intermediates
+	i := slices.IndexFunc(by, func(i *x509.Certificate) bool { return cert.CheckSignatureFrom(i) == nil })
+	if i < 0 {
 		return nil, errors.New("the SVID is not signed by an intermediate that is believed")
+	}
+	issuer, err := jwt.KID(by[i].PublicKey)
+	if err == nil {
+		err = a.believed(rotation.Intermediate, issuer, now)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if len(cert.UnhandledCriticalExtensions) > 0 {
 		return nil, errors.New("the SVID has an unknown critical extension")

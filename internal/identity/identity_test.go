@@ -489,6 +489,12 @@ func TestLease(t *testing.T) {
 	b.pass(30 * time.Second)
 	_, err = b.Authenticate(t.Context(), svid(cert))
 	refusedAs(t, err, ostiary.Unavailable)
+	b.registry.Fail = nil
+	if err := b.Refresh(t.Context()); err != nil { // the registry alone: who knows of the keys?
+		t.Fatal(err)
+	}
+	_, err = b.Authenticate(t.Context(), svid(cert))
+	refusedAs(t, err, ostiary.Unavailable)
 }
 
 // Whatever fails, and whether or not it happened, nothing is handed out that

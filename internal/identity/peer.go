@@ -13,6 +13,8 @@ import (
 	"weak"
 
 	"github.com/ostiary/ostiary"
+	"github.com/ostiary/ostiary/internal/identity/jwt"
+	"github.com/ostiary/ostiary/internal/rotation"
 )
 
 // maxPeerChain bounds what a client may send: its SVID, our intermediate, and
@@ -23,7 +25,7 @@ const maxPeerChain = 4
 type peer struct {
 	agent  ostiary.AgentID
 	key    ostiary.Digest
-	issuer ostiary.Digest // the key of the intermediate that signed it
+	issuer string // the id of the intermediate that signed it
 	serial string
 	issued time.Time
 	epoch  uint64 // the issuer's, at that moment
@@ -61,6 +63,9 @@ func (a *Authority) verifyPeer(cert *x509.Certificate, now time.Time) (*peer, er
 		if !st.believes(p.issuer) {
 			return nil, errors.New("the certificate's issuer is refused by now")
 		}
+		if err := a.believed(rotation.Intermediate, p.issuer, now); err != nil {
+			return nil, err
+		}
 		return p, p.inForce(now)
 	}
 	p, err := readSVID(cert, a.domain)
@@ -79,9 +84,23 @@ func (a *Authority) verifyPeer(cert *x509.Certificate, now time.Time) (*peer, er
 	if err != nil {
 		return nil, err
 	}
-	p.issuer = ostiary.DigestOf(chains[0][1].RawSubjectPublicKeyInfo) // a leaf is never an anchor
+	if p.issuer, err = jwt.KID(chains[0][1].PublicKey); err != nil { // a leaf is never an anchor
+		return nil, err
+	}
+	if err := a.believed(rotation.Intermediate, p.issuer, now); err != nil {
+		return nil, err
+	}
 	a.peers.add(cert, p)
 	return p, nil
+}
+
+// believed asks the schedule itself, whatever the stage says: a stage of a
+// newer schedule may not have been made yet, or could not be.
+func (a *Authority) believed(p rotation.Purpose, id string, now time.Time) error {
+	if a.schedules.Schedule().Refuses(p, id, now) {
+		return fmt.Errorf("the %s key %s is refused by now", p, id)
+	}
+	return nil
 }
 
 func (p *peer) inForce(now time.Time) error {

@@ -271,6 +271,63 @@ func TestRotateToken(t *testing.T) {
 	}
 }
 
+// revoke refuses a key in the schedule, and nothing else is told of it: as
+// where what follows from a schedule could not be put in force.
+func (s *scheduled) revoke(p rotation.Purpose, generation int) {
+	for i := range s.keys {
+		if k := &s.keys[i]; k.Purpose == p && k.Generation == generation {
+			k.Ends, k.Revoked = s.opts.Clock().Add(time.Minute), "it was seen" // by a clock that is ahead of ours
+		}
+	}
+	s.at.Store(rotation.Fixed(s.keys...))
+}
+
+// What a revoked key signed is refused from the moment the schedule says so,
+// whether or not anything was made of the schedule.
+func TestRevokedKeyIsRefusedAtOnce(t *testing.T) {
+	s := openScheduled(t)
+	s.rotate(t, rotation.Token)
+	s.rotate(t, rotation.Intermediate)
+	old := s.enrol(t, "worker")
+	id, err := s.AgentID("worker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _, err := s.mint(t.Context(), id, "https://gw/mcp", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.pass(lead)
+	young := s.enrol(t, "young")
+	fresh := parse(t, old.Raw) // one that nobody remembers
+	tries := map[string]func() error{
+		"a certificate that is remembered": func() error { _, err := s.Authenticate(t.Context(), svid(old)); return err },
+		"a token that is remembered": func() error {
+			_, err := s.Authenticate(t.Context(), ostiary.Credentials{Bearer: text, Audience: "https://gw/mcp", Encrypted: true})
+			return err
+		},
+		"a token that is talked about": func() error { _, err := s.ReadToken(string(text.Reveal())); return err },
+	}
+	for name, try := range tries {
+		if err := try(); err != nil {
+			t.Fatalf("%s, before: %v", name, err)
+		}
+	}
+	s.revoke(rotation.Token, s.keys[2].Generation)
+	s.revoke(rotation.Intermediate, s.keys[1].Generation)
+	tries["a certificate that is not"] = func() error { _, err := s.Authenticate(t.Context(), svid(fresh)); return err }
+	tries["a certificate that is exchanged"] = func() error {
+		_, _, err := s.Return(t.Context(), old.Raw, csr(t, newKey(t), nil))
+		return err
+	}
+	for name, try := range tries {
+		t.Run(name, func(t *testing.T) { refusedAs(t, try(), ostiary.Unauthenticated) })
+	}
+	if _, err := s.Authenticate(t.Context(), svid(young)); err != nil {
+		t.Errorf("a certificate of the next intermediate: %v", err)
+	}
+}
+
 // A key that is refused while nobody looked is refused all the same: stages
 // are made ahead, and need no step of ours.
 func TestStagesPassByThemselves(t *testing.T) {

@@ -30,7 +30,7 @@ type stage struct {
 
 	roots         []*x509.Certificate // believed, the oldest first: those are known to most
 	intermediates []*x509.Certificate // of believed keys, under believed roots
-	issuers       []ostiary.Digest    // the believed intermediates' keys
+	issuers       []string            // the ids of the believed intermediates
 	trusted       *x509.CertPool      // the roots
 	between       *x509.CertPool      // the intermediates
 	anchors       *x509.CertPool      // both, for clients that send their SVID alone
@@ -135,7 +135,7 @@ func (st *stage) readIntermediates(s *rotation.Schedule, at time.Time, made []*x
 			return err
 		}
 		key := own[0].RawSubjectPublicKeyInfo
-		st.issuers = append(st.issuers, ostiary.DigestOf(key))
+		st.issuers = append(st.issuers, k.ID)
 		for _, c := range slices.Concat(own, made) {
 			if bytes.Equal(c.RawSubjectPublicKeyInfo, key) && st.signedBy(c) >= 0 {
 				st.intermediates = append(st.intermediates, c)
@@ -214,7 +214,7 @@ func (st *stage) readTokens(keys Keys, s *rotation.Schedule, at time.Time) (err 
 }
 
 // believes reports whether an intermediate's key is believed.
-func (st *stage) believes(issuer ostiary.Digest) bool { return slices.Contains(st.issuers, issuer) }
+func (st *stage) believes(issuer string) bool { return slices.Contains(st.issuers, issuer) }
 
 // Bundle returns the trust bundle: the root certificates, PEM, the oldest
 // first. While one root follows another it holds both.

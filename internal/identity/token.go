@@ -11,6 +11,7 @@ import (
 
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/identity/jwt"
+	"github.com/ostiary/ostiary/internal/rotation"
 )
 
 // tokens reads access tokens. What a token is, is in the table of package jwt.
@@ -377,6 +378,9 @@ func (a *Authority) ReadToken(text string) (ReadToken, error) {
 	var t token
 	if err == nil {
 		t, err = a.tokens.understand(&read)
+	}
+	if err == nil {
+		err = a.believed(rotation.Token, t.kid, now)
 	}
 	if err == nil {
 		err = t.judge(t.audience, now)

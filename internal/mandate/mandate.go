@@ -48,6 +48,9 @@ const (
 
 var limits = strictjson.Limits{Bytes: MaxSize, Depth: 4, Nodes: 4*MaxNames + 16*MaxCeilings, Elements: MaxNames, Literal: 24, Key: 32}
 
+// kidSize is how many characters of a key's id are its kid in a mandate.
+const kidSize = 16
+
 // Signer signs the mandates of one trust domain, and reads them. Safe for
 // concurrent use.
 type Signer struct {
@@ -239,6 +242,13 @@ func Verify(jws, issuer string, key *ecdsa.PublicKey) (Signed, error) {
 		return Signed{}, corrupt(err)
 	}
 	return p.signed()
+}
+
+// SignedBy reports whether a mandate says that the key of that id, as
+// verify.KeyID names keys, signed it. It proves nothing: see [Verify].
+func SignedBy(jws, id string) bool {
+	kid, err := checkHeader(jws)
+	return err == nil && len(kid) >= kidSize && strings.HasPrefix(id, kid)
 }
 
 func corrupt(err error) error {

@@ -119,6 +119,32 @@ func (s *Schedule) Believed(p Purpose, at time.Time) []Key {
 	return out
 }
 
+// Refuses reports whether nothing by the key of that id is believed at a
+// moment. One that was revoked is refused whatever the clock of whoever asks
+// says, and so is one that is not known here.
+func (s *Schedule) Refuses(p Purpose, id string, at time.Time) bool {
+	k, ok := s.byID(p, id)
+	return !ok || k.Revoked != "" || k.refused(at)
+}
+
+// Distrusts reports whether what the key of that id signed is refused also
+// where it was believed when it was shown: the key was revoked, which says
+// that somebody else may have had it, or it is not known here. A window that
+// merely ended takes nothing back.
+func (s *Schedule) Distrusts(p Purpose, id string) bool {
+	k, ok := s.byID(p, id)
+	return !ok || k.Revoked != ""
+}
+
+func (s *Schedule) byID(p Purpose, id string) (Key, bool) {
+	for _, k := range s.lines[p] {
+		if k.ID == id {
+			return k, true
+		}
+	}
+	return Key{}, false
+}
+
 // State says what a key of the schedule is at a moment.
 func (s *Schedule) State(k Key, at time.Time) State {
 	switch {
