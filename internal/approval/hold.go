@@ -369,7 +369,7 @@ func (a *Approvals) One(ctx context.Context, id ostiary.HoldID) (*Hold, error) {
 		return h, err
 	}
 	var found []ostiary.HoldID
-	f := Filter{States: open, Limit: MaxList}
+	f := Filter{States: open, Limit: MaxList, Bare: true}
 	for {
 		rows, lerr := a.o.Store.Holds(ctx, f)
 		if lerr != nil {

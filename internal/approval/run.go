@@ -88,6 +88,23 @@ type follower struct {
 	later     map[ostiary.HoldID]retry // granted, and not to be begun before
 	swept     time.Time
 	failing   bool
+	broken    map[ostiary.HoldID]bool // holds that cannot be read, and were said to be so
+}
+
+// skip reports whether an error is that of one stored hold that cannot be
+// read: an operator is told it once, and the others go on.
+func (f *follower) skip(id ostiary.HoldID, err error) bool {
+	if ostiary.KindOf(err) != ostiary.Corrupt {
+		return false
+	}
+	if !f.broken[id] {
+		if f.broken == nil || len(f.broken) >= MaxList {
+			f.broken = map[ostiary.HoldID]bool{}
+		}
+		f.broken[id] = true
+		f.a.o.Log.Error("a held action cannot be read and is left as it is; the others go on", "hold", string(id), "error", err)
+	}
+	return true
 }
 
 // retry says when a granted call that could not be begun is tried again.
@@ -114,12 +131,12 @@ func (f *follower) say(err error) {
 func (f *follower) follow(ctx context.Context, calls *sync.WaitGroup, slots chan struct{}) error {
 	a := f.a
 	if !f.recovered {
-		if err := a.recover(ctx); err != nil {
+		if err := f.recover(ctx); err != nil {
 			return err
 		}
 		f.recovered, f.later = true, map[ostiary.HoldID]retry{}
 	}
-	if err := a.expire(ctx); err != nil {
+	if err := f.expire(ctx); err != nil {
 		return err
 	}
 	if err := f.changed(ctx); err != nil {
@@ -134,28 +151,40 @@ func (f *follower) follow(ctx context.Context, calls *sync.WaitGroup, slots chan
 			return err
 		}
 	}
-	return a.foreign(ctx)
+	return f.foreign(ctx)
 }
 
 // recover names unknown what this gateway had spent when it stopped, and what
 // was open in the backup it was restored from: that may have been carried out
 // before the restore.
-func (a *Approvals) recover(ctx context.Context) error {
-	f := Filter{Gateway: a.o.Gateway, States: open, Limit: MaxList}
+func (f *follower) recover(ctx context.Context) error {
+	return f.each(ctx, open, func(id ostiary.HoldID) (bool, error) {
+		err := f.a.recoverOne(ctx, id)
+		if err == error(errAlready) || f.skip(id, err) {
+			err = nil
+		}
+		return true, err
+	})
+}
+
+// each visits this gateway's holds in some states in the order they were
+// created, until do says that it is enough.
+func (f *follower) each(ctx context.Context, states []ostiary.HoldState, do func(ostiary.HoldID) (more bool, err error)) error {
+	want := Filter{Gateway: f.a.o.Gateway, States: states, Limit: MaxList, Bare: true}
 	for {
-		rows, err := a.o.Store.Holds(ctx, f)
+		rows, err := f.a.o.Store.Holds(ctx, want)
 		if err != nil {
 			return err
 		}
 		for i := range rows {
-			if err := a.recoverOne(ctx, rows[i].ID); err != nil && err != error(errAlready) {
+			if more, err := do(rows[i].ID); err != nil || !more {
 				return err
 			}
 		}
 		if len(rows) < MaxList {
 			return nil
 		}
-		f.After = Cursor{rows[len(rows)-1].Created, rows[len(rows)-1].ID}
+		want.After = Cursor{rows[len(rows)-1].Created, rows[len(rows)-1].ID}
 	}
 }
 
@@ -189,9 +218,10 @@ var errAlready = ostiary.Errorf(ostiary.Conflict, "hold_decided", "this was deci
 // expire refuses what nobody decided in time, of every gateway: one that
 // stopped leaves nothing open. What was granted and could not be begun in time
 // ends too.
-func (a *Approvals) expire(ctx context.Context) error {
+func (f *follower) expire(ctx context.Context) error {
+	a := f.a
 	now := a.o.Clock()
-	rows, err := a.o.Store.Holds(ctx, Filter{States: []ostiary.HoldState{ostiary.HoldPending, ostiary.HoldGranted}, Before: now, Limit: MaxList})
+	rows, err := a.o.Store.Holds(ctx, Filter{States: []ostiary.HoldState{ostiary.HoldPending, ostiary.HoldGranted}, Before: now, Limit: MaxList, Bare: true})
 	if err != nil {
 		return err
 	}
@@ -211,7 +241,7 @@ func (a *Approvals) expire(ctx context.Context) error {
 			return nil
 		})
 		switch {
-		case err == error(errAlready) || ostiary.KindOf(err) == ostiary.Conflict:
+		case err == error(errAlready) || ostiary.KindOf(err) == ostiary.Conflict || f.skip(rows[i].ID, err):
 		case err != nil:
 			return err
 		default:
@@ -223,29 +253,31 @@ func (a *Approvals) expire(ctx context.Context) error {
 	return nil
 }
 
-// changed tells who waits what was decided since it last looked.
+// changed tells who waits what was decided since it last looked. What was
+// looked at is not looked at again, however much there is.
 func (f *follower) changed(ctx context.Context) error {
 	a := f.a
-	rows, err := a.o.Store.Holds(ctx, Filter{Gateway: a.o.Gateway, Since: f.seen, States: ended, Limit: MaxList})
-	if err != nil {
-		return err
-	}
-	top := f.seen
-	for i := range rows {
-		top = max(top, rows[i].Revision)
-		if !a.waitedFor(rows[i].ID) || a.busy(rows[i].ID) {
-			continue
-		}
-		s, err := a.settlement(ctx, rows[i].ID)
+	for {
+		rows, err := a.o.Store.Holds(ctx, Filter{Gateway: a.o.Gateway, Since: f.seen, States: ended, Limit: MaxList, Changed: true, Bare: true})
 		if err != nil {
 			return err
 		}
-		a.tell(s)
+		for i := range rows {
+			if id := rows[i].ID; a.waitedFor(id) && !a.busy(id) {
+				s, err := a.settlement(ctx, id)
+				switch {
+				case err == nil:
+					a.tell(s)
+				case !f.skip(id, err):
+					return err
+				}
+			}
+			f.seen = rows[i].Revision
+		}
+		if len(rows) < MaxList {
+			return nil
+		}
 	}
-	if len(rows) < MaxList {
-		f.seen = top
-	}
-	return nil
 }
 
 var ended = []ostiary.HoldState{ostiary.HoldDone, ostiary.HoldRefused, ostiary.HoldExpired, ostiary.HoldVoid, ostiary.HoldUnknown}
@@ -253,26 +285,25 @@ var ended = []ostiary.HoldState{ostiary.HoldDone, ostiary.HoldRefused, ostiary.H
 // begin carries out what is granted, each in a goroutine that Run waits for.
 func (f *follower) begin(ctx context.Context, calls *sync.WaitGroup, slots chan struct{}) error {
 	a := f.a
-	rows, err := a.o.Store.Holds(ctx, Filter{Gateway: a.o.Gateway, States: []ostiary.HoldState{ostiary.HoldGranted}, Limit: MaxList})
-	if err != nil {
-		return err
-	}
-	granted := map[ostiary.HoldID]bool{}
-	for i := range rows {
-		id := rows[i].ID
+	granted, full := map[ostiary.HoldID]bool{}, false
+	err := f.each(ctx, []ostiary.HoldState{ostiary.HoldGranted}, func(id ostiary.HoldID) (bool, error) {
 		granted[id] = true
 		r := f.later[id]
 		if a.o.Clock().Before(r.at) || a.busy(id) {
-			continue
+			return true, nil
 		}
-		h, err := a.open(&rows[i])
+		h, err := a.get(ctx, id)
+		if f.skip(id, err) || ostiary.KindOf(err) == ostiary.NotFound || err == nil && h.State != ostiary.HoldGranted {
+			return true, nil
+		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		select {
 		case slots <- struct{}{}:
 		default:
-			return nil // the next round
+			full = true // the rest in the next round
+			return false, nil
 		}
 		f.later[id] = r.next(a.o.Clock())
 		a.start(id)
@@ -280,6 +311,10 @@ func (f *follower) begin(ctx context.Context, calls *sync.WaitGroup, slots chan 
 			defer func() { <-slots }()
 			a.carryOut(ctx, h)
 		})
+		return true, nil
+	})
+	if err != nil || full {
+		return err
 	}
 	for id := range f.later {
 		if !granted[id] {
@@ -529,7 +564,8 @@ func (a *Approvals) tell(s Settlement) {
 }
 
 // foreign looks after who waits here for a hold of another gateway.
-func (a *Approvals) foreign(ctx context.Context) error {
+func (f *follower) foreign(ctx context.Context) error {
+	a := f.a
 	a.mu.Lock()
 	var ids []ostiary.HoldID
 	for id := range a.waiting {
@@ -539,7 +575,7 @@ func (a *Approvals) foreign(ctx context.Context) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	rows, err := a.o.Store.Holds(ctx, Filter{States: ended, Limit: MaxList, IDs: ids[:min(len(ids), MaxList)]})
+	rows, err := a.o.Store.Holds(ctx, Filter{States: ended, Limit: MaxList, IDs: ids[:min(len(ids), MaxList)], Bare: true})
 	if err != nil {
 		return err
 	}
@@ -548,10 +584,12 @@ func (a *Approvals) foreign(ctx context.Context) error {
 			continue
 		}
 		s, err := a.settlement(ctx, rows[i].ID)
-		if err != nil {
+		switch {
+		case err == nil:
+			a.tell(s)
+		case !f.skip(rows[i].ID, err):
 			return err
 		}
-		a.tell(s)
 	}
 	return nil
 }

@@ -1,8 +1,10 @@
 package approval
 
 import (
+	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -22,7 +24,7 @@ type Row struct {
 	Expires   time.Time
 	Until     time.Time // when the row may be swept
 	Intent    ostiary.EntryID
-	Body      []byte // sealed; not empty
+	Body      []byte // sealed; not empty, but in a bare list
 	Votes     []byte // sealed; nil for none
 	Result    []byte // sealed; nil for none
 	Revision  uint64 // of the change that wrote it; set by the store
@@ -44,9 +46,11 @@ type Filter struct {
 	Before  time.Time // that expire at or before it
 	After   Cursor    // the last row of the page before
 	Limit   int       // at most MaxList; 0 is 100
+	Changed bool      // in the order of their revisions, for who follows them with Since
+	Bare    bool      // without what spent them and the sealed parts, so that one that cannot be read is listed like any other
 }
 
-// Cursor is a place in a list: rows come in the order they were created.
+// Cursor is a place in a list whose rows come in the order they were created.
 type Cursor struct {
 	Created time.Time
 	ID      ostiary.HoldID
@@ -70,7 +74,8 @@ type Store interface {
 	ReplaceHold(ctx context.Context, r Row) (revision uint64, err error)
 	// Hold returns a row: NotFound if there is none.
 	Hold(ctx context.Context, id ostiary.HoldID) (Row, error)
-	// Holds lists rows in the order they were created, without their results.
+	// Holds lists rows in the order they were created, or last changed if the
+	// filter says so, without their results.
 	Holds(ctx context.Context, f Filter) ([]Row, error)
 	// CountHolds counts rows by state.
 	CountHolds(ctx context.Context) (map[ostiary.HoldState]int, error)
@@ -106,6 +111,25 @@ func (f *Filter) Matches(r *Row) bool {
 	}
 	return ok && (len(f.IDs) == 0 || slices.Contains(f.IDs, r.ID)) && (f.Gateway == "" || r.Gateway == f.Gateway) && (f.Agent == "" || r.Agent == f.Agent) && r.Revision > f.Since &&
 		(f.Before.IsZero() || !r.Expires.After(f.Before)) && f.After.before(r)
+}
+
+// Page puts the rows that match in the filter's order, and returns as many of
+// them, and as much of each, as it asks for.
+func (f *Filter) Page(rows []Row) []Row {
+	slices.SortFunc(rows, func(a, b Row) int {
+		if f.Changed {
+			return cmp.Compare(a.Revision, b.Revision)
+		}
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(string(a.ID), string(b.ID)))
+	})
+	rows = rows[:min(len(rows), f.Most())]
+	for i := range rows {
+		rows[i].Result = nil
+		if f.Bare {
+			rows[i].Intent, rows[i].Body, rows[i].Votes = ostiary.EntryID{}, nil, nil
+		}
+	}
+	return rows
 }
 
 func (c Cursor) before(r *Row) bool {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"database/sql"
 	"encoding/hex"
@@ -151,7 +150,14 @@ func (s *SQL) Holds(ctx context.Context, f approval.Filter) ([]approval.Row, err
 	if f.After.ID != "" {
 		add("(created > ? OR created = ? AND id > ?)", stamp(f.After.Created), stamp(f.After.Created), string(f.After.ID))
 	}
-	return rows(ctx, s.engine, scanHold(), "SELECT "+holdColumns+" FROM hold WHERE "+strings.Join(where, " AND ")+" ORDER BY created, id LIMIT ?", append(args, f.Most())...)
+	columns, order := holdColumns, "created, id"
+	if f.Bare {
+		columns = strings.Replace(columns, "intent, body, votes", "'', NULL, NULL", 1)
+	}
+	if f.Changed {
+		order = "rev"
+	}
+	return rows(ctx, s.engine, scanHold(), "SELECT "+columns+" FROM hold WHERE "+strings.Join(where, " AND ")+" ORDER BY "+order+" LIMIT ?", append(args, f.Most())...)
 }
 
 func (s *SQL) CountHolds(ctx context.Context) (map[ostiary.HoldState]int, error) {
@@ -270,14 +276,10 @@ func (m *Memory) Holds(ctx context.Context, f approval.Filter) ([]approval.Row, 
 	var out []approval.Row
 	for _, r := range m.holds {
 		if f.Matches(&r) {
-			r.Result = nil
 			out = append(out, r)
 		}
 	}
-	slices.SortFunc(out, func(a, b approval.Row) int {
-		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(string(a.ID), string(b.ID)))
-	})
-	return out[:min(len(out), f.Most())], nil
+	return f.Page(out), nil
 }
 
 func (m *Memory) CountHolds(ctx context.Context) (map[ostiary.HoldState]int, error) {

@@ -4,10 +4,7 @@ package approvaltest
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -113,14 +110,10 @@ func (m *Store) Holds(_ context.Context, f approval.Filter) ([]approval.Row, err
 	out := []approval.Row{}
 	for _, r := range m.rows {
 		if f.Matches(&r) {
-			r.Result = nil
 			out = append(out, r)
 		}
 	}
-	slices.SortFunc(out, func(a, b approval.Row) int {
-		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(string(a.ID), string(b.ID)))
-	})
-	return out[:min(len(out), f.Most())], nil
+	return f.Page(out), nil
 }
 
 func (m *Store) CountHolds(context.Context) (map[ostiary.HoldState]int, error) {

@@ -70,6 +70,9 @@ func Holds(t *testing.T, s approval.Store) {
 			if r.Result != nil {
 				t.Error("a list holds results")
 			}
+			if (len(r.Body) == 0) != f.Bare || f.Bare && (r.Votes != nil || !r.Intent.IsZero()) || !f.Bare && r.ID == "a" && len(r.Votes) == 0 {
+				t.Errorf("%+v: the sealed parts of %s: %q, %q", f, r.ID, r.Body, r.Votes)
+			}
 		}
 		return all
 	}
@@ -86,6 +89,12 @@ func Holds(t *testing.T, s approval.Store) {
 		{approval.Filter{Gateway: "gw2"}, "d"},
 		{approval.Filter{Agent: "spiffe://a.example/other"}, "d"},
 		{approval.Filter{Since: c.Revision}, "a"},
+		{approval.Filter{Changed: true}, "bdca"},
+		{approval.Filter{Changed: true, Bare: true, Limit: 2}, "bd"},
+		{approval.Filter{Changed: true, Bare: true, Since: other.Revision, Limit: 1}, "c"},
+		{approval.Filter{Changed: true, Since: c.Revision}, "a"},
+		{approval.Filter{Changed: true, Since: revision}, ""},
+		{approval.Filter{Bare: true}, "adbc"},
 		{approval.Filter{Before: day.Add(time.Hour), States: []ostiary.HoldState{ostiary.HoldPending}}, "db"},
 		{approval.Filter{IDs: []ostiary.HoldID{"c", "a", "none"}}, "ac"},
 	} {
