@@ -36,6 +36,7 @@ type toolLabels struct {
 	Classes   []string          `yaml:"classes,flow,omitempty"`
 	Arguments map[string]string `yaml:"arguments,omitempty"`
 	Fields    map[string]string `yaml:"fields,omitempty"`
+	Own       []string          `yaml:"own,flow,omitempty"`
 }
 
 // ParseLabels reads a file of labels. Its errors name the line and what to
@@ -84,6 +85,13 @@ func (t *toolLabels) check(at string) error {
 			return badLabels("%s.fields.%s is %q: write own or untrusted", at, name, integrity)
 		}
 	}
+	for _, v := range t.Own {
+		var s scan
+		s.read(v)
+		if _, ok := s.sole(); !ok {
+			return badLabels("%s.own: %q is no address, link or account", at, v)
+		}
+	}
 	for _, c := range t.Classes {
 		if c == "" || strings.ContainsAny(c, " \t\n:") || len(c) > 64 {
 			return badLabels("%s.classes: %q is no name of a data class", at, c)
@@ -96,7 +104,7 @@ func (t *toolLabels) check(at string) error {
 // Without their word no result is trusted, whatever was guessed.
 func (l *Labels) Apply(guessed *Profile) *Profile {
 	p := *guessed
-	p.Own, p.Trusted, p.Sheltered, p.Classes = false, false, nil, nil
+	p.Own, p.Trusted, p.Sheltered, p.Classes, p.ownValues = false, false, nil, nil, nil
 	var t *toolLabels
 	if l != nil {
 		t = l.servers[p.Server][p.Tool]
@@ -115,6 +123,13 @@ func (l *Labels) Apply(guessed *Profile) *Profile {
 		p.Args = maps.Clone(p.Args)
 		for arg, word := range t.Arguments {
 			p.Args[arg], _ = ParseRole(word)
+		}
+	}
+	for _, v := range t.Own {
+		var s scan
+		s.read(v)
+		if h, ok := s.sole(); ok {
+			p.ownValues = append(p.ownValues, h)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.Fields)) {
@@ -139,6 +154,8 @@ func Propose(tools []*ostiary.Tool) []byte {
 # results: untrusted, own (about the account itself: nobody outside writes it)
 #   or trusted; without it untrusted
 # fields: names of fields in results, each own or untrusted
+# own: addresses, links and accounts that are the account's own, which every
+#   call of the tool may name
 # classes: data classes that the results belong to
 # effect: whether the tool changes something or reaches out
 `)

@@ -45,6 +45,7 @@ type Profile struct {
 	Sheltered    []string        // fields of its results that nobody outside can write
 	Classes      []string        // data classes of its results
 
+	ownValues    []hash // addresses, links and accounts that are the account's own
 	unknown      bool
 	verbs, nouns map[string]bool
 	objects      []string // words of its name that are in no lexicon

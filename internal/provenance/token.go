@@ -69,6 +69,16 @@ func (s *scan) read(text string) {
 	s.compacts()
 }
 
+// sole returns the address, link or account that is all the text says.
+func (s *scan) sole() (hash, bool) {
+	for i := range s.marks {
+		if m := &s.marks[i]; m.first == 0 && int(m.last) == len(s.words)-1 && (m.kind == markEmail || m.kind == markLink || m.kind == markCompact) {
+			return m.hash, true
+		}
+	}
+	return 0, false
+}
+
 func isWordByte(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
 }

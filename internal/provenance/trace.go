@@ -47,8 +47,6 @@ type Index struct {
 	scan    scan
 	reader  reader
 	steps   int
-	holders map[hash]int // how many records hold an address
-	holding int          // how many hold any
 }
 
 type result struct {
@@ -93,7 +91,7 @@ type memo struct {
 // NewIndex returns the index of a session. lost says that the session read
 // something before that the index does not hold.
 func NewIndex(lost bool) *Index {
-	return &Index{corpus: newCorpus(), memos: map[memoKey]memo{}, holders: map[hash]int{}, full: lost, tainted: lost}
+	return &Index{corpus: newCorpus(), memos: map[memoKey]memo{}, full: lost, tainted: lost}
 }
 
 // Learn adds what a call returned. It must be called before any of it is
@@ -114,7 +112,7 @@ func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted
 	n := uint32(len(x.results))
 	r := result{server: p.Server, tool: p.Tool, step: x.steps, profile: p, trusted: trusted, rows: map[hash]int{}, anchors: map[uint32]anchor{}, within: map[uint32][2]uint32{}}
 	r.spans[0] = uint32(len(x.corpus.spans))
-	last, held := uint32(0), uint32(0)
+	last := uint32(0)
 	for i := range x.reader.fields {
 		f := &x.reader.fields[i]
 		if x.corpus.size() > maxPostings {
@@ -135,15 +133,7 @@ func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted
 		if f.kind == fieldProse {
 			x.encoded(n, f)
 		} else {
-			s := &x.corpus.spans[len(x.corpus.spans)-1]
-			r.rows[s.only]++
-			if s.mark < s.markTo && x.corpus.marks[s.mark].kind == markEmail {
-				x.holders[s.only]++
-				if held != f.record {
-					held = f.record
-					x.holding++
-				}
-			}
+			r.rows[x.corpus.spans[len(x.corpus.spans)-1].only]++
 		}
 	}
 	r.spans[1] = uint32(len(x.corpus.spans))
@@ -417,6 +407,9 @@ func (q *question) look() (Grade, ostiary.Origin) {
 	if len(q.scan.words) == 0 {
 		return Agent, ostiary.Origin{}
 	}
+	if q.own() {
+		return Own, ostiary.Origin{How: "labels"}
+	}
 	hits, many := x.corpus.find(&q.scan)
 	if many {
 		if len(hits) == 0 {
@@ -449,6 +442,13 @@ func (q *question) look() (Grade, ostiary.Origin) {
 		best, from.How = Delegated, "computed"
 	}
 	return best, from
+}
+
+// own reports whether the labels say that the value is an address of the
+// account itself.
+func (q *question) own() bool {
+	h, ok := q.scan.sole()
+	return ok && slices.Contains(q.p.ownValues, h)
 }
 
 // host finds content that shows a link to the host of a link.
@@ -501,8 +501,6 @@ func (q *question) judge(hits []hit) (Grade, ostiary.Origin) {
 			s = Delegated // free text elsewhere may still point at it
 		case h.whole && (r.profile.Own && !r.speaks || sp.kind != fieldProse && slices.Contains(r.profile.Sheltered, lastName(sp.path))):
 			s = Own
-		case h.whole && sp.kind != fieldProse && (r.common(sp) || x.everywhere(sp)):
-			s = Own
 		case h.whole && sp.kind != fieldProse:
 			s = Field
 		case short(&q.scan) && !x.names(h, sp):
@@ -519,16 +517,10 @@ func (q *question) judge(hits []hit) (Grade, ostiary.Origin) {
 }
 
 // common reports whether most records of a result hold the value, so that it
-// says nothing about any of them: the account's own address, say.
+// picks out none of them: the account's own address, say. It only ever takes
+// away: who writes records decides what most of them say.
 func (r *result) common(sp *span) bool {
 	return r.records >= 3 && r.rows[sp.only]*2 > r.records || r.records == 2 && r.rows[sp.only] == 2
-}
-
-// everywhere reports whether most records of the session that hold an address
-// hold this one.
-func (x *Index) everywhere(sp *span) bool {
-	n := x.holders[sp.only]
-	return n >= 3 && n*2 > x.holding
 }
 
 // short reports whether a value is so short that it stands in texts by chance.
