@@ -131,7 +131,7 @@ type Entry struct {
 
 // Payload is the sealed part of an entry: what must be kept but not shown.
 type Payload struct {
-	Arguments []byte // the argument bytes as they arrived
+	Arguments []byte // the argument bytes as they arrived; of a Result, the result's
 	Inputs    []byte // the decision's inputs as they were, JSON of our own making
 	Detail    []byte // for people: refusal text, change description; JSON of our own making
 	Result    Digest // digest of the result bytes, once they are known

@@ -125,6 +125,7 @@ var faults = []fault{
 	{"approval.AEAD.Open", "internal/keyring TestSealedValuesAreBound", computes},
 	{"control.Changes.Append", "internal/control TestNothingChangesUnrecorded", "internal/control TestNothingChangesUnrecorded"},
 	{"control.Gate.Handle", "internal/control TestReadingSurvives", reads},
+	{"control.Gate.Settle", "internal/control TestUndoAgain", "internal/control TestUndoAgain"},
 	{"control.Log.Query", "internal/control TestListingWaitsForTheIndex", reads},
 	{"control.Log.Entry", "none: for commands of an operator", reads},
 	{"control.Log.Prove", "none: for commands of an operator", reads},

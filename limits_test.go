@@ -73,6 +73,7 @@ var limits = []limit{
 	{"internal/daemon.firstReadingTimeout", "what servers offer, before the doors open", []string{"internal/control.readTimeout"}},
 	{"internal/control.readTimeout", "all that one server offers", []string{"internal/daemon.Tools.Recheck"}},
 	{"internal/daemon.Tools.Recheck", "the next reading of what servers offer; `tools.recheck`", nil},
+	{"internal/control.undoTimeout", "a call that takes another one back, while an operator waits", []string{"internal/daemon.Ledger.MaxActionTime"}},
 	{"internal/control.indexPatience", "the index to hold what the log held when it was asked for", []string{"internal/control.readTimeout"}},
 	{"internal/daemon.pulseEvery", "the next look at whether logs move", []string{"internal/daemon.pulseStops"}},
 	{"internal/daemon.pulseStops", "a log that does not move, before the process counts as dead", nil},

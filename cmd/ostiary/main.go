@@ -44,6 +44,7 @@ type cli struct {
 	Approve   approveCmd   `cmd:"" help:"Consent to a held action, or to less of it, with your signature."`
 	Refuse    refuseCmd    `cmd:"" help:"Refuse a held action, with a reason that its agent is told."`
 	Budget    budgetCmd    `cmd:"" help:"See what is spent and left, and settle what nobody knows the end of."`
+	Undo      undoCmd      `cmd:"" help:"Take back what a call did, with the call that the policy folder names for it."`
 	Contain   containCmd   `cmd:"" help:"Stop an agent, a tool, a server or everything, at once."`
 	Release   releaseCmd   `cmd:"" help:"Let go what was contained."`
 	Connect   connectCmd   `cmd:"" help:"Bridge a local MCP client to the gateway, holding its identity for it."`

@@ -31,12 +31,15 @@ import (
 	"github.com/ostiary/ostiary/internal/people"
 	"github.com/ostiary/ostiary/internal/policy"
 	"github.com/ostiary/ostiary/internal/provenance"
+	"github.com/ostiary/ostiary/internal/record"
 	"github.com/ostiary/ostiary/internal/registry"
 )
 
 // Gate is the flow, for control's own calls.
 type Gate interface {
 	Handle(ctx context.Context, call gate.Call) (*gate.Reply, error)
+	// Settle makes a call that nobody is connected to, and reads its reply.
+	Settle(ctx context.Context, call gate.Call) (gate.Settled, ostiary.Disposition, error)
 }
 
 // Changes is the deployment's log of control changes. Append returns when the
@@ -96,6 +99,7 @@ type Options struct {
 	Settings
 	Containments *containment.Levels
 	Budgets      *budget.Budgets
+	Records      record.Keeper                   // what was taken back, once
 	Conducts     func() map[string]ServerConduct // by server; from memory
 
 	Registry *registry.Registry

@@ -17,6 +17,7 @@ import (
 
 // pages is a gate before a server whose lists go on and on.
 type pages struct {
+	Gate
 	definition string
 	served     int
 }
@@ -51,7 +52,7 @@ func TestListsAreBounded(t *testing.T) {
 	}
 }
 
-type broken struct{}
+type broken struct{ Gate }
 
 func (broken) Handle(context.Context, gate.Call) (*gate.Reply, error) { panic("injected") }
 

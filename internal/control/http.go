@@ -83,6 +83,7 @@ func routes() []route {
 		{"GET /v1/log/entry", (*Control).getStory},
 		{"GET /v1/budgets", (*Control).getBudgets},
 		{"POST /v1/budgets/resolve", taking((*Control).postResolve)},
+		{"POST /v1/undo", taking((*Control).postUndo)},
 	}
 }
 

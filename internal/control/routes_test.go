@@ -47,7 +47,7 @@ func TestReference(t *testing.T) {
 		Explanation{}, NearMiss{}, Shadow{}, ShadowSummary{}, ShadowDifference{}, Person{}, PersonRequest{}, PersonInvitation{}, People{}, Held{}, HeldField{}, HeldOrigin{}, HeldNeed{}, HeldReason{}, HeldVote{}, HeldFinding{}, HeldRisk{}, HeldEnding{}, HeldPreview{}, ChoiceRequest{}, VoteAsked{}, VoteRequest{}, PersonKeyRequest{}, PersonKey{}, approval.Edit{},
 		Mandate{}, MandateRequest{}, MandateEndRequest{}, MandateNameRequest{}, identity.Terms{}, identity.TermCeiling{}, identity.TermBudget{}, identity.TermMoney{}}
 	forms = append(forms, Entity{}, EntityTerms{}, RegistryRequest{}, RegistryChanges{}, EntityChange{}, EntityField{})
-	forms = append(forms, KeyState{}, RotateRequest{}, RevokeKeyRequest{}, RevokedKey{})
+	forms = append(forms, KeyState{}, RotateRequest{}, RevokeKeyRequest{}, RevokedKey{}, UndoRequest{}, Undone{})
 	for _, f := range forms {
 		typ := reflect.TypeOf(f)
 		for i := range typ.NumField() {
@@ -72,7 +72,7 @@ func TestM12ChangesAreRecorded(t *testing.T) {
 		"/v1/mandates", "/v1/mandates/end", "/v1/mandates/renew", "/v1/mandates/review", "/v1/tools/read", "/v1/tools/accept",
 		"/v1/policy/load", "/v1/keys/rotate", "/v1/keys/revoke", "/v1/backup", "/v1/reload"}
 	questions := []string{"/v1/approvals/narrow", "/v1/approvals/ask"} // they take a body, and change nothing
-	recorded = append(recorded, "/v1/budgets/resolve")
+	recorded = append(recorded, "/v1/budgets/resolve", "/v1/undo")
 	var changing []string
 	for _, r := range routes() {
 		method, path, _ := strings.Cut(r.Pattern, " ")

@@ -231,3 +231,9 @@ func (s spends) Reserve(ctx context.Context, id ostiary.EntryID, r *ostiary.Requ
 	}
 	return h, err
 }
+
+// keeps reports whether a call is taken back with something of its result.
+func (d *Daemon) keeps(action string) bool {
+	u, ok := d.engine.Undo(action)
+	return ok && u.Keeps()
+}

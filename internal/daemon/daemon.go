@@ -323,7 +323,7 @@ func (d *Daemon) openGate(context.Context) error {
 		Identity: d.authority, Validator: d.book, Policy: d.engine, Ledger: d.journal.gateway, Egress: d.egress,
 		Containments: d.contained, Tainter: tainter{d.issued}, Inspectors: []gate.Inspector{mcp.Envelope{}, traced}, Observer: d.observer(), Clock: d.clock, Logger: d.log,
 	}
-	o.Budgets = spends{d.budgets}
+	o.Budgets, o.Keeps = spends{d.budgets}, d.keeps
 	d.withApprovals(&o, r)
 	o.Facts = d.live.resolving(r)
 	d.gate = gate.New(o)
@@ -353,7 +353,7 @@ func (d *Daemon) openControl(context.Context) error {
 	}
 	d.control = control.New(control.Options{
 		Authority: d.authority, People: d.pages.people, Sessions: d.issued, Approvals: d.approvals, Book: d.book, Engine: d.engine, Snapshots: d.store, Signing: d.keys.snapshots, PolicyDir: d.cfg.Policy,
-		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d, Budgets: d.budgets,
+		Gate: d.gate, Changes: d.journal.deployment, Log: d.journal.view(d.journal.gateway), Changelog: d.journal.view(d.journal.deployment), Settings: d.cfg.watching(), Process: d, Budgets: d.budgets, Records: d.store,
 		Registry: d.entities.book, Owned: d.entities.owned,
 		Describe: desc, Containments: d.contained, Conducts: d.conducts, Clock: d.clock, Logger: d.log,
 	})

@@ -50,6 +50,7 @@ type Gate struct {
 	holder     Holder
 	consents   Consents
 	observer   Observer
+	keeps      func(action string) bool
 
 	clock  func() time.Time
 	log    *slog.Logger
@@ -76,8 +77,11 @@ type Options struct {
 	Holder       Holder
 	Consents     Consents
 	Observer     Observer
-	Clock        func() time.Time
-	Logger       *slog.Logger
+	// Keeps says of which actions the result is kept, sealed, in the log: those
+	// that can be taken back with something it holds. Nil: of none.
+	Keeps  func(action string) bool
+	Clock  func() time.Time
+	Logger *slog.Logger
 }
 
 // New returns a gate that is ready to handle calls. It panics if a required
@@ -90,7 +94,7 @@ func New(o Options) *Gate {
 	o = o.guarded()
 	return &Gate{
 		identity: o.Identity, facts: o.Facts, validator: o.Validator, policy: o.Policy, ledger: o.Ledger, egress: o.Egress, budgets: o.Budgets, containments: o.Containments,
-		inspectors: o.Inspectors, obligers: o.Obligers, tainter: o.Tainter, holder: o.Holder, consents: o.Consents, observer: o.Observer,
+		inspectors: o.Inspectors, obligers: o.Obligers, tainter: o.Tainter, holder: o.Holder, consents: o.Consents, observer: o.Observer, keeps: o.Keeps,
 		clock: o.Clock, log: o.Logger,
 	}
 }

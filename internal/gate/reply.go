@@ -50,6 +50,9 @@ func (s *inspected) Next(ctx context.Context) (f Frame, err error) {
 	s.ended = true
 	body := f.Body.Bytes()
 	s.x.result, s.x.length = ostiary.DigestOf(body), int64(len(body))
+	if err := s.g.keep(ctx, s.x, f); err != nil {
+		return Frame{}, s.fail(ctx, ostiary.Withheld, err)
+	}
 	if err := s.g.settle(ctx, s.x, ostiary.Delivered, nil); err != nil {
 		return Frame{}, ostiary.Errorf(ostiary.Unavailable, "not_recorded", "the outcome could not be recorded, so the reply is withheld").Because(err)
 	}
@@ -137,5 +140,21 @@ func (s *inspected) Close() error {
 	if !s.x.settled.Load() {
 		s.g.settle(context.Background(), s.x, ostiary.Unknown, ostiary.Errorf(ostiary.Upstream, "abandoned", "the caller left before the reply ended"))
 	}
+	return err
+}
+
+// maxKept bounds a result that is kept, in bytes: an entry's payload holds no
+// more. What is longer cannot be taken back with something that stands in it.
+const maxKept = 1 << 20
+
+// keep writes down the result of an action that can be taken back with it.
+func (g *Gate) keep(ctx context.Context, x *exchange, f Frame) error {
+	if g.keeps == nil || f.Kind != FrameResult || x.call.Target.Kind != ToServer || len(f.Body.Bytes()) > maxKept || !g.keeps(x.request.Action.Name) {
+		return nil
+	}
+	e := x.entry(ostiary.KindResult, g.clock())
+	e.Answers = x.intentID
+	e.Payload = ostiary.Payload{Arguments: f.Body.Bytes(), Result: x.result, ResultLen: x.length}
+	_, err := g.ledger.Append(ctx, e)
 	return err
 }

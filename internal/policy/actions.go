@@ -31,14 +31,15 @@ const (
 
 // The action groups that always exist. "in" them covers all their members.
 const (
-	GroupMCP         = "Mcp"         // everything an agent or a server may do over MCP
-	GroupCallTool    = "CallTool"    // every tool
-	GroupChanges     = "changes"     // every tool that does not hint so
-	GroupReadOnly    = "read_only"   // tools whose server hints that they change nothing
-	GroupDestructive = "destructive" // tools whose hints, with MCP's defaults, do not rule out that they destroy
-	GroupLists       = "lists"       // list_tools, list_resources, list_templates, list_prompts
-	GroupSession     = "session"     // initialize, ping, cancel, progress, roots_changed, get_result, set_log_level
-	GroupFromServer  = "from_server" // sample, elicit, list_roots
+	GroupMCP          = "Mcp"          // everything an agent or a server may do over MCP
+	GroupCallTool     = "CallTool"     // every tool
+	GroupChanges      = "changes"      // every tool that does not hint so
+	GroupReadOnly     = "read_only"    // tools whose server hints that they change nothing
+	GroupIrreversible = "irreversible" // tools that may change something, and that undo.yaml says nothing of
+	GroupDestructive  = "destructive"  // tools whose hints, with MCP's defaults, do not rule out that they destroy
+	GroupLists        = "lists"        // list_tools, list_resources, list_templates, list_prompts
+	GroupSession      = "session"      // initialize, ping, cancel, progress, roots_changed, get_result, set_log_level
+	GroupFromServer   = "from_server"  // sample, elicit, list_roots
 )
 
 // GatewayServer is the name policy gives to the gateway itself as a resource:
@@ -102,13 +103,14 @@ func Methods() []Method {
 // groupParents says which groups lie in which.
 func groupParents() map[string][]string {
 	return map[string][]string{
-		GroupMCP:         nil,
-		GroupCallTool:    {GroupMCP},
-		GroupChanges:     {GroupCallTool},
-		GroupReadOnly:    {GroupCallTool},
-		GroupDestructive: {GroupCallTool},
-		GroupLists:       {GroupMCP},
-		GroupSession:     {GroupMCP},
-		GroupFromServer:  {GroupMCP},
+		GroupMCP:          nil,
+		GroupCallTool:     {GroupMCP},
+		GroupChanges:      {GroupCallTool},
+		GroupReadOnly:     {GroupCallTool},
+		GroupDestructive:  {GroupCallTool},
+		GroupIrreversible: {GroupCallTool},
+		GroupLists:        {GroupMCP},
+		GroupSession:      {GroupMCP},
+		GroupFromServer:   {GroupMCP},
 	}
 }

@@ -120,16 +120,17 @@ func (c *compiler) run(src Source, tools []toolDecl) *Set {
 			c.problems = append(c.problems, Problem{File: name, Code: "too_large", Message: "the policy folder is larger than policy will read"})
 			return nil
 		}
-		if isPolicyFile(name) || name == fileGroups || name == fileLabels || name == fileAutonomy {
+		if isPolicyFile(name) || name == fileGroups || name == fileLabels || name == fileAutonomy || name == fileUndo {
 			c.files[name] = string(body)
 		}
 	}
 	groups := c.groups(c.files[fileGroups], tools)
+	undos := c.undos(c.files[fileUndo], tools)
 	if c.errors() {
 		return nil
 	}
 	var err error
-	if c.world, err = newWorld(tools, groups); err != nil {
+	if c.world, err = newWorld(tools, groups, undos); err != nil {
 		c.problems = append(c.problems, Problem{Code: "schema", Message: err.Error()})
 		return nil
 	}

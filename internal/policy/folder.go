@@ -15,7 +15,7 @@ import (
 )
 
 // ReadDir reads a policy folder: every *.cedar file in it and below it,
-// groups.yaml, autonomy.yaml, and tests/*.json. Names that begin with a dot are passed over.
+// groups.yaml, autonomy.yaml, undo.yaml, and tests/*.json. Names that begin with a dot are passed over.
 // A link to another folder is refused: policies behind it would silently not
 // count.
 func ReadDir(dir string) (Source, error) {
@@ -64,7 +64,7 @@ func ReadDir(dir string) (Source, error) {
 }
 
 func wanted(rel string) bool {
-	return isPolicyFile(rel) || rel == fileGroups || rel == fileLabels || rel == fileAutonomy || (strings.HasPrefix(rel, dirTests) && strings.HasSuffix(rel, ".json"))
+	return isPolicyFile(rel) || rel == fileGroups || rel == fileLabels || rel == fileAutonomy || rel == fileUndo || (strings.HasPrefix(rel, dirTests) && strings.HasSuffix(rel, ".json"))
 }
 
 // readFile reads one byte more than is allowed, so that the caller sees an

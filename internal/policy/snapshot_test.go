@@ -82,7 +82,7 @@ func TestSnapshotDeterministic(t *testing.T) {
 	if d.Code != CodeForbid || len(d.Remedies) != 1 || d.Snapshot != 3 {
 		t.Errorf("%+v", d)
 	}
-	if pin, ok := s.Pin("bank___send_money"); !ok || pin.IsZero() || strings.Join(s.Groups("bank___send_money"), " ") != "CallTool Mcp changes destructive payments" {
+	if pin, ok := s.Pin("bank___send_money"); !ok || pin.IsZero() || strings.Join(s.Groups("bank___send_money"), " ") != "CallTool Mcp changes destructive irreversible payments" {
 		t.Errorf("%v %v", pin, s.Groups("bank___send_money"))
 	}
 }

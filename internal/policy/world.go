@@ -114,6 +114,7 @@ type action struct {
 type world struct {
 	tools   []toolDecl
 	groups  []groupDecl
+	undos   map[string]Undo // by action
 	actions map[string]*action
 	members map[string][]*action // of every group, direct and indirect, sorted by name
 	schema  *cedarSchema
@@ -153,8 +154,8 @@ func qualified(typ string) cedar.EntityType {
 }
 
 // newWorld builds the actions and their Cedar schema.
-func newWorld(tools []toolDecl, groups []groupDecl) (*world, error) {
-	w := &world{tools: tools, groups: groups, actions: map[string]*action{}, members: map[string][]*action{}, emptySet: cedar.Set{}, emptyRecord: cedar.Record{}, unregistered: cedar.NewRecord(registered(ostiary.Registered{}))}
+func newWorld(tools []toolDecl, groups []groupDecl, undos map[string]Undo) (*world, error) {
+	w := &world{tools: tools, groups: groups, undos: undos, actions: map[string]*action{}, members: map[string][]*action{}, emptySet: cedar.Set{}, emptyRecord: cedar.Record{}, unregistered: cedar.NewRecord(registered(ostiary.Registered{}))}
 	w.callers.seed, w.servers.seed, w.choices.seed = maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()
 	parents := groupParents()
 	direct := map[string][]string{} // action name to operator groups
@@ -188,6 +189,9 @@ func newWorld(tools []toolDecl, groups []groupDecl) (*world, error) {
 		}
 		if t.Destructive {
 			up = append(up, GroupDestructive)
+		}
+		if _, undone := undos[t.action()]; !undone && !t.ReadOnly {
+			up = append(up, GroupIrreversible)
 		}
 		add(&action{name: t.action(), tool: t, input: t.Input}, typeAgent, hex.EncodeToString(t.Pin[:]), up)
 	}
