@@ -152,7 +152,7 @@ func TestClientOfAPerson(t *testing.T) {
 	tab.See("You are the first operator here")
 	tab.Type("#name", "dana\r")
 	tab.At("/now")
-	tab.Click("header form button")
+	tab.Click("header form button[type=submit]")
 	tab.At("/signed-out")
 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // of a busy machine

@@ -209,7 +209,7 @@ func TestFirstOperator(t *testing.T) {
 	tab.Shots("me")
 
 	// Out and in again.
-	tab.Click("header form button")
+	tab.Click("header form button[type=submit]")
 	tab.At("/signed-out")
 	tab.Shots("signed-out")
 	tab.Go(g.url + "/people")
@@ -297,7 +297,7 @@ func TestWithoutScripts(t *testing.T) {
 	tab.Go(g.url + "/people/dana")
 	tab.Type("#reason", "x\r")
 	tab.See("last operator")
-	tab.Click("header form button")
+	tab.Click("header form button[type=submit]")
 	tab.See("Signed out")
 	tab.Go(g.url + "/sign-in")
 	tab.See("needs JavaScript")
