@@ -49,6 +49,7 @@ type head struct{ last, count uint32 }
 type span struct {
 	result, record uint32
 	kind           fieldKind
+	within         within
 	path           string
 	from, to       uint32 // its words
 	mark, markTo   uint32 // its marks
@@ -76,11 +77,11 @@ const markCut byte = '~'
 const cutLen = 8
 
 // add posts a field. The scan is the caller's, used again for the next.
-func (c *corpus) add(s *scan, result, record uint32, kind fieldKind, path, text string) {
-	s.read(text)
+func (c *corpus) add(s *scan, result uint32, f field) {
+	s.read(f.text)
 	n := uint32(len(c.spans))
 	base := uint32(len(c.words))
-	x := span{result: result, record: record, kind: kind, path: path, from: base, mark: uint32(len(c.marks)), name: hashOf('n', lastName(path))}
+	x := span{result: result, record: f.record, kind: f.kind, within: f.within, path: f.path, from: base, mark: uint32(len(c.marks)), name: hashOf('n', lastName(f.path))}
 	c.words, c.marks = roomFor(c.words, len(s.words)), roomFor(c.marks, len(s.marks))
 	for i := range s.words {
 		w := &s.words[i]

@@ -12,6 +12,7 @@ type field struct {
 	record uint32 // fields of one object or one row share it
 	kind   fieldKind
 	text   string
+	within within
 }
 
 type fieldKind uint8
@@ -21,6 +22,15 @@ const (
 	fieldWhole                  // a value with a place of its own in a record
 	fieldLine                   // a line of a text that is a name and a value, or one of a list
 	fieldKey                    // a name that is data, as in {"Anna": 7}
+)
+
+// within says inside of what a field was found.
+type within uint8
+
+const (
+	inStructure within = iota // the server's own structure
+	inText                    // a structure that the text of a result shows: the server's, or that of a document it hands on
+	inString                  // a structure that a string shows: whoever wrote the string made it
 )
 
 // Limits of reading text as a structure. Beyond them it is free text, which is
@@ -35,12 +45,18 @@ const (
 type reader struct {
 	fields []field
 	record uint32
+	within within // of what is read
+}
+
+// add adds a field.
+func (r *reader) add(path string, record uint32, kind fieldKind, text string) {
+	r.fields = append(r.fields, field{path, record, kind, text, r.within})
 }
 
 // result reads an MCP result: its structured content, and each text in it. What
 // is no such result is read as plain data.
 func (r *reader) result(v ostiary.Value) {
-	r.fields = r.fields[:0]
+	r.fields, r.within = r.fields[:0], inStructure
 	content := v.Get("content")
 	if content.Kind() != ostiary.Array {
 		r.json("", v, r.next(), 0)
@@ -51,11 +67,13 @@ func (r *reader) result(v ostiary.Value) {
 	}
 	for i, c := range content.Elements() {
 		at := "content/" + itoa(i)
+		leave := r.enter(inText)
 		if t := c.Get("text"); t.Kind() == ostiary.String {
 			r.text(at, t.Text())
 		} else if t := c.Get("resource").Get("text"); t.Kind() == ostiary.String {
 			r.text(at+"/resource", t.Text())
 		}
+		leave()
 		for _, name := range []string{"uri", "name", "description", "title"} {
 			if t := c.Get(name); t.Kind() == ostiary.String {
 				r.value(at+"/"+name, t.Text(), r.record)
@@ -74,6 +92,14 @@ func (r *reader) result(v ostiary.Value) {
 	}
 }
 
+// enter notes that what is read from now on is inside something, until the
+// function it returns is called.
+func (r *reader) enter(w within) (leave func()) {
+	before := r.within
+	r.within = max(before, w)
+	return func() { r.within = before }
+}
+
 func (r *reader) next() uint32 { r.record++; return r.record }
 
 // value adds a value with a place of its own: one that is long is free text
@@ -83,8 +109,9 @@ func (r *reader) value(path, s string, record uint32) {
 	if len(s) > maxWholeLen || strings.ContainsAny(s, "\n\r") || strings.Count(s, " ") > 14 {
 		kind = fieldProse
 	}
-	r.fields = append(r.fields, field{path, record, kind, s})
+	r.add(path, record, kind, s)
 	if kind == fieldProse && len(s) <= maxStructure {
+		defer r.enter(inString)()
 		r.labels(path, s, record, false)
 	}
 }
@@ -93,7 +120,7 @@ func (r *reader) value(path, s string, record uint32) {
 func (r *reader) key(path, name string, record uint32) {
 	for i := range len(name) {
 		if c := name[i]; c == ' ' || c == '@' || c == '.' || isDigit(c) || c >= 'A' && c <= 'Z' || c >= 0x80 || c == '/' || c == ':' {
-			r.fields = append(r.fields, field{path, record, fieldKey, name})
+			r.add(path, record, fieldKey, name)
 			return
 		}
 	}
@@ -121,12 +148,14 @@ func (r *reader) json(path string, v ostiary.Value, record uint32, depth int) {
 		}
 	case ostiary.String:
 		if s := v.Text(); depth <= 1 && strings.ContainsAny(s, "\n") { // a structure in a string, as {"result": "- a: 1"}
+			leave := r.enter(inString)
 			r.text(path, s)
+			leave()
 		} else {
 			r.value(path, s, record)
 		}
 	case ostiary.Number:
-		r.fields = append(r.fields, field{path, record, fieldWhole, v.Literal()})
+		r.add(path, record, fieldWhole, v.Literal())
 	}
 }
 
@@ -206,11 +235,11 @@ func (r *reader) lines(path, s string) {
 		return
 	}
 	if !strings.ContainsAny(trimmed, "\n\r") && strings.Count(trimmed, " ") <= 5 && len(trimmed) <= maxWholeLen {
-		r.fields = append(r.fields, field{path, rec, fieldWhole, trimmed})
+		r.add(path, rec, fieldWhole, trimmed)
 		return
 	}
 	if len(s) > maxStructure {
-		r.fields = append(r.fields, field{path, rec, fieldProse, s})
+		r.add(path, rec, fieldProse, s)
 		return
 	}
 	total, short := 0, 0
@@ -224,7 +253,7 @@ func (r *reader) lines(path, s string) {
 	}
 	list := total >= 2 && short == total
 	if !list {
-		r.fields = append(r.fields, field{path, rec, fieldProse, s})
+		r.add(path, rec, fieldProse, s)
 	}
 	r.labels(path, s, rec, list)
 }
@@ -238,12 +267,12 @@ func (r *reader) labels(path, s string, rec uint32, list bool) {
 		name, value, ok := labelled(line)
 		switch {
 		case ok:
-			r.fields = append(r.fields, field{path + "/" + name, rec, fieldLine, value})
+			r.add(path+"/"+name, rec, fieldLine, value)
 			if list {
-				r.fields = append(r.fields, field{path + "/" + name, rec, fieldProse, name})
+				r.add(path+"/"+name, rec, fieldProse, name)
 			}
 		case list && line != "":
-			r.fields = append(r.fields, field{path + "/line " + itoa(n), rec, fieldLine, line})
+			r.add(path+"/line "+itoa(n), rec, fieldLine, line)
 		}
 	}
 }
@@ -624,7 +653,7 @@ func (p *blocks) scalar(path, rest string, indent int, record uint32, depth int)
 			b.WriteString(strings.TrimSpace(p.lines[p.at]) + "\n")
 			p.at++
 		}
-		p.r.fields = append(p.r.fields, field{path, record, fieldProse, b.String()})
+		p.r.add(path, record, fieldProse, b.String())
 		return true
 	case c == '[' || c == '{':
 		l := literal{s: rest, r: p.r}
@@ -639,7 +668,7 @@ func (p *blocks) scalar(path, rest string, indent int, record uint32, depth int)
 		p.at++
 	}
 	if folded {
-		p.r.fields = append(p.r.fields, field{path, record, fieldProse, rest})
+		p.r.add(path, record, fieldProse, rest)
 	} else if rest != "null" && rest != "true" && rest != "false" {
 		p.r.value(path, rest, record)
 	}

@@ -94,6 +94,12 @@ func firstSentence(s string) string {
 // destroys reports whether the tool takes something away for good.
 func (p *Profile) destroys() bool { return p.verbs["delete"] || p.verbs["transfer"] }
 
+// shelters reports whether nobody outside can write a field: one that has its
+// name in the server's own structure, not one that a text shows.
+func (p *Profile) shelters(sp *span) bool {
+	return sp.kind == fieldWhole && sp.within == inStructure && slices.Contains(p.Sheltered, lastName(sp.path))
+}
+
 // Reading is the profile of what reads and is no tool: a resource, a prompt.
 func Reading(server, name string) *Profile {
 	return &Profile{Server: server, Tool: name, Args: map[string]Role{"uri": Location}}

@@ -37,7 +37,7 @@ func NewTask(parts ...string) *Task {
 	}
 	t := &Task{text: text, said: newCorpus(), names: map[hash]bool{}, has: map[string]bool{}}
 	var s scan
-	t.said.add(&s, 0, 0, fieldProse, "task", text)
+	t.said.add(&s, 0, field{path: "task", kind: fieldProse, text: text})
 	for i := range s.words {
 		w := s.textOf(i)
 		t.words = append(t.words, w)

@@ -78,9 +78,12 @@ type anchor struct {
 	word hash // what picked it out
 }
 
+// memoKey is one value where one tool was given it. What was known of it there
+// says nothing of another tool, nor of another role.
 type memoKey struct {
-	arg  string
-	form string
+	server, tool, arg string
+	role              Role
+	form              string
 }
 
 type memo struct {
@@ -120,19 +123,19 @@ func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted
 			break
 		}
 		here := uint32(len(x.corpus.spans))
-		x.corpus.add(&x.scan, n, f.record, f.kind, f.path, f.text)
+		x.corpus.add(&x.scan, n, *f)
 		if w, ok := r.within[f.record]; ok {
 			here = w[0]
 		}
 		r.within[f.record] = [2]uint32{here, uint32(len(x.corpus.spans))}
-		if f.record != last {
+		if f.record != last && f.within < inString {
 			last = f.record
 			r.records++
 		}
 		r.speaks = r.speaks || speaks(&x.scan)
 		if f.kind == fieldProse {
 			x.encoded(n, f)
-		} else {
+		} else if f.within < inString {
 			r.rows[x.corpus.spans[len(x.corpus.spans)-1].only]++
 		}
 	}
@@ -154,7 +157,7 @@ func (x *Index) encoded(n uint32, f *field) {
 		}
 		if d, ok := decoded(w); ok {
 			var s scan
-			x.corpus.add(&s, n, f.record, fieldProse, f.path+" (decoded)", d)
+			x.corpus.add(&s, n, field{f.path + " (decoded)", f.record, fieldProse, d, inString})
 		}
 	}
 }
@@ -181,7 +184,7 @@ func (x *Index) askedFor(p *Profile, task *Task, args ostiary.Value) (named nami
 		if p.Effect && p.Role(arg) != Location {
 			return true
 		}
-		m, ok := x.memos[memoKey{arg, s.text}]
+		m, ok := x.memos[memoKey{p.Server, p.Tool, arg, p.Role(arg), s.text}]
 		particular := len(s.words) > 0 && (p.Role(arg) != Content && p.Role(arg) != Plain || task.namesAny(&s))
 		switch {
 		case particular && task.says(&s):
@@ -388,7 +391,7 @@ type question struct {
 // answer says where the value came from, and remembers it.
 func (q *question) answer() (Grade, ostiary.Origin) {
 	q.scan.read(q.text)
-	k := memoKey{q.arg, q.scan.text}
+	k := memoKey{q.p.Server, q.p.Tool, q.arg, q.role, q.scan.text}
 	if m, ok := q.x.memos[k]; ok && (m.state == Agent || m.state == Given || m.state == Delegated) {
 		return m.state, m.from
 	}
@@ -499,7 +502,7 @@ func (q *question) judge(hits []hit) (Grade, ostiary.Origin) {
 				return Delegated, x.origin(h, h.how)
 			}
 			s = Delegated // free text elsewhere may still point at it
-		case h.whole && (r.profile.Own && !r.speaks || sp.kind != fieldProse && slices.Contains(r.profile.Sheltered, lastName(sp.path))):
+		case h.whole && (r.profile.Own && !r.speaks && sp.within < inString || r.profile.shelters(sp)):
 			s = Own
 		case h.whole && sp.kind != fieldProse:
 			s = Field
@@ -658,7 +661,7 @@ func (q *question) introduced() bool {
 }
 
 // anchored reports whether the task names a record: one of its fields, other
-// than those all records share, holds a name from the task, or is wholly said
+// than those all records share and what a string makes look like one, holds a name from the task, or is wholly said
 // by it.
 func (x *Index) anchored(task *Task, record uint32, r *result) anchor {
 	if a, ok := r.anchors[record]; ok {
@@ -667,7 +670,7 @@ func (x *Index) anchored(task *Task, record uint32, r *result) anchor {
 	a := anchor{}
 	for i := r.within[record][0]; i < r.within[record][1] && !a.ok; i++ {
 		sp := &x.corpus.spans[i]
-		if sp.record != record || sp.kind == fieldProse || r.common(sp) {
+		if sp.record != record || sp.kind == fieldProse || sp.within == inString || r.common(sp) {
 			continue
 		}
 		if w, ok := x.picked(task, sp); ok {
