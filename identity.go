@@ -177,6 +177,7 @@ type Subject struct {
 	Scopes    []string  // what a token is limited to beside its mandate; empty: nothing more. Nobody changes it
 	Via       Via       // how it was proven
 	Serial    string    // certificate serial or token id, for revocation
+	Signers   []string  // ids of the authority's keys that signed what was shown; empty: not known. Nobody changes it
 	Issued    time.Time // when the credential was issued
 	Expires   time.Time // when it ends
 	Epoch     uint64    // the revocation epoch it was checked against

@@ -19,6 +19,7 @@ import (
 	"github.com/ostiary/ostiary"
 	"github.com/ostiary/ostiary/internal/identity"
 	"github.com/ostiary/ostiary/internal/identity/identitytest"
+	"github.com/ostiary/ostiary/internal/identity/jwt"
 	"github.com/ostiary/ostiary/internal/store"
 )
 
@@ -152,13 +153,22 @@ func agentOf(t *testing.T, a *identity.Authority, key ostiary.Digest) ostiary.Su
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := a.Enrol(t.Context(), string(secret.Reveal()), csr); err != nil {
+	chain, _, err := a.Enrol(t.Context(), string(secret.Reveal()), csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := x509.ParseCertificate(chain[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	by, err := jwt.KID(issuer.PublicKey)
+	if err != nil {
 		t.Fatal(err)
 	}
 	rec, _ := a.Agent(id)
 	s := ostiary.Subject{
 		Agent: id, Principal: rec.Principal, Chain: []ostiary.AgentID{id}, Key: key, Bound: true, Mandate: rec.Mandate,
-		Via: ostiary.ViaSVID, Serial: "01", Issued: time.Now(), Expires: time.Now().Add(time.Hour),
+		Via: ostiary.ViaSVID, Serial: "01", Signers: []string{by}, Issued: time.Now(), Expires: time.Now().Add(time.Hour),
 	}
 	if _, err := a.Authenticate(t.Context(), ostiary.Credentials{Held: &s}); err != nil {
 		t.Fatal(err)

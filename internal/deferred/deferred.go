@@ -86,6 +86,7 @@ type subject struct {
 	Scopes    []string            `json:"scopes,omitempty"`
 	Via       ostiary.Via         `json:"via"`
 	Serial    string              `json:"serial,omitempty"`
+	Signers   []string            `json:"signers,omitempty"` // without them the authority refuses it
 	Issued    time.Time           `json:"issued"`
 	Expires   time.Time           `json:"expires"`
 	Epoch     uint64              `json:"epoch"`
@@ -94,7 +95,7 @@ type subject struct {
 func subjectOf(s *ostiary.Subject) subject {
 	return subject{
 		Agent: s.Agent, Principal: s.Principal, Chain: s.Chain, Key: s.Key.String(), Bound: s.Bound, Mandate: s.Mandate, Client: s.Client,
-		Scopes: s.Scopes, Via: s.Via, Serial: s.Serial, Issued: s.Issued, Expires: s.Expires, Epoch: s.Epoch,
+		Scopes: s.Scopes, Via: s.Via, Serial: s.Serial, Signers: s.Signers, Issued: s.Issued, Expires: s.Expires, Epoch: s.Epoch,
 	}
 }
 
@@ -105,7 +106,7 @@ func (s *subject) open() ostiary.Subject {
 	}
 	return ostiary.Subject{
 		Agent: s.Agent, Principal: s.Principal, Chain: s.Chain, Key: key, Bound: s.Bound, Mandate: s.Mandate, Client: s.Client,
-		Scopes: s.Scopes, Via: s.Via, Serial: s.Serial, Issued: s.Issued, Expires: s.Expires, Epoch: s.Epoch,
+		Scopes: s.Scopes, Via: s.Via, Serial: s.Serial, Signers: s.Signers, Issued: s.Issued, Expires: s.Expires, Epoch: s.Epoch,
 	}
 }
 

@@ -19,7 +19,7 @@ func TestRoundTrip(t *testing.T) {
 	c := Call{
 		Subject: ostiary.Subject{
 			Agent: "spiffe://acme.test/agent/pay", Principal: "person:dana", Chain: []ostiary.AgentID{"spiffe://acme.test/agent/pay"}, Key: ostiary.Digest{1}, Bound: true,
-			Mandate: "m", Client: "c", Scopes: []string{"s"}, Via: ostiary.ViaToken, Serial: "1", Issued: at, Expires: at.Add(time.Hour), Epoch: 7,
+			Mandate: "m", Client: "c", Scopes: []string{"s"}, Via: ostiary.ViaToken, Serial: "1", Signers: []string{"k1", "k2"}, Issued: at, Expires: at.Add(time.Hour), Epoch: 7,
 		},
 		Action: ostiary.Action{Name: "bank___send", Method: "tools/call", Server: "bank", Tool: "send", Pin: ostiary.Digest{2}, Arguments: args, State: []byte{}, Rewritten: true},
 	}

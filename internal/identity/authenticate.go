@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/ostiary/ostiary"
@@ -82,7 +83,7 @@ func (a *Authority) fromSVID(d *directory, now time.Time, c ostiary.Credentials)
 	}
 	return ostiary.Subject{
 		Agent: p.agent, Principal: g.Principal, Chain: g.chain, Key: p.key, Bound: true, Mandate: g.link.ID,
-		Via: ostiary.ViaSVID, Serial: p.serial, Issued: p.issued, Expires: p.ends, Epoch: d.ends.epoch,
+		Via: ostiary.ViaSVID, Serial: p.serial, Signers: p.by, Issued: p.issued, Expires: p.ends, Epoch: d.ends.epoch,
 	}, nil
 }
 
@@ -97,7 +98,7 @@ func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials
 	if err != nil {
 		return refuse(err)
 	}
-	key, err := a.held(d, now, &t, c)
+	key, by, err := a.held(d, now, &t, c)
 	if err != nil {
 		return ostiary.Subject{}, err
 	}
@@ -116,18 +117,18 @@ func (a *Authority) fromToken(d *directory, now time.Time, c ostiary.Credentials
 	}
 	return ostiary.Subject{
 		Agent: t.agent, Principal: g.Principal, Chain: g.chain, Key: key, Bound: !key.IsZero(), Mandate: t.mandate, Client: t.client, Scopes: t.scopes,
-		Via: ostiary.ViaToken, Serial: t.id, Issued: t.issued, Expires: t.expires, Epoch: d.ends.epoch,
+		Via: ostiary.ViaToken, Serial: t.id, Signers: by, Issued: t.issued, Expires: t.expires, Epoch: d.ends.epoch,
 	}, nil
 }
 
 // held checks that a token is shown the way it is bound, and returns the key
-// that was proven: none for a bearer token. What would bind it otherwise is
-// refused: two proofs beside each other are two answers to who is asking.
-func (a *Authority) held(d *directory, now time.Time, t *token, c ostiary.Credentials) (ostiary.Digest, error) {
-	none := ostiary.Digest{}
-	no := func(why string) (ostiary.Digest, error) {
+// that was proven, none for a bearer token, and what signed all of it. What
+// would bind it otherwise is refused: two proofs beside each other are two
+// answers to who is asking.
+func (a *Authority) held(d *directory, now time.Time, t *token, c ostiary.Credentials) (key ostiary.Digest, by []string, err error) {
+	no := func(why string) (ostiary.Digest, []string, error) {
 		_, err := refuse(errors.New(why))
-		return none, err
+		return ostiary.Digest{}, nil, err
 	}
 	switch {
 	case t.x5t != "":
@@ -138,19 +139,19 @@ func (a *Authority) held(d *directory, now time.Time, t *token, c ostiary.Creden
 	case c.Peer != nil:
 		return no("a token that is not bound to the connection's certificate")
 	case t.jkt == "" && c.Possession == nil:
-		return none, nil
+		return key, t.by, nil
 	case t.jkt == "":
 		return no("a bearer token with a proof of possession")
 	case c.Possession == nil:
 		return no("a token bound to a key, without a proof of possession")
 	}
-	key, err := a.prove(c.Possession, string(c.Bearer.Reveal()), t.jkt)
-	return key.Digest, err
+	proven, err := a.prove(c.Possession, string(c.Bearer.Reveal()), t.jkt)
+	return proven.Digest, t.by, err
 }
 
 // heldByCertificate checks the certificate as if it stood alone: it must be
 // the token's, the agent's, and not have ended. See RFC 8705, section 3.
-func (a *Authority) heldByCertificate(d *directory, now time.Time, t *token, c ostiary.Credentials) (ostiary.Digest, error) {
+func (a *Authority) heldByCertificate(d *directory, now time.Time, t *token, c ostiary.Credentials) (ostiary.Digest, []string, error) {
 	p, err := a.verifyPeer(c.Peer, now)
 	if err == nil {
 		sum := sha256.Sum256(c.Peer.Raw)
@@ -167,9 +168,9 @@ func (a *Authority) heldByCertificate(d *directory, now time.Time, t *token, c o
 	}
 	if err != nil {
 		_, err := refuse(err)
-		return ostiary.Digest{}, err
+		return ostiary.Digest{}, nil, err
 	}
-	return p.key, nil
+	return p.key, slices.Concat(t.by, p.by), nil
 }
 
 // fromSelf compares pointers: the mark cannot be made by anyone else.
@@ -184,11 +185,16 @@ func (a *Authority) fromSelf(d *directory, self *ostiary.Self) (ostiary.Subject,
 }
 
 // fromHeld confirms a stored subject again. Its credential may have expired
-// meanwhile, as people take their time; it must not have been revoked since
-// it was last checked, and its mandate must still be in force.
+// meanwhile, and so may the window of a key that signed it, as people take
+// their time; neither it nor such a key must have been revoked since it was
+// last checked, and its mandate must still be in force. One of which it is not
+// known what signed it is refused: a revocation could not end it.
 func (a *Authority) fromHeld(d *directory, now time.Time, h *ostiary.Subject) (ostiary.Subject, error) {
 	if h.IsZero() || h.Via == ostiary.ViaNothing || h.Via == ostiary.ViaSelf || h.Mandate == "" {
 		return refuse(errors.New("the held subject was never authenticated"))
+	}
+	if len(h.Signers) == 0 || slices.ContainsFunc(h.Signers, a.schedules.Schedule().Distrusts) {
+		return refuse(errors.New("a key that signed the credential was revoked, or is not known"))
 	}
 	if why := d.revoked(h.Agent, h.Key, h.Serial, h.Issued, h.Epoch); why != "" {
 		return refuse(errors.New(why))

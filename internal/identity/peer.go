@@ -25,7 +25,8 @@ const maxPeerChain = 4
 type peer struct {
 	agent  ostiary.AgentID
 	key    ostiary.Digest
-	issuer string // the id of the intermediate that signed it
+	issuer string   // the id of the intermediate that signed it
+	by     []string // the same, as a Subject has it
 	serial string
 	issued time.Time
 	epoch  uint64 // the issuer's, at that moment
@@ -90,6 +91,7 @@ func (a *Authority) verifyPeer(cert *x509.Certificate, now time.Time) (*peer, er
 	if err := a.believed(rotation.Intermediate, p.issuer, now); err != nil {
 		return nil, err
 	}
+	p.by = []string{p.issuer}
 	a.peers.add(cert, p)
 	return p, nil
 }

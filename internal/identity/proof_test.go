@@ -290,6 +290,9 @@ func TestCertificateBound(t *testing.T) {
 	if err != nil || !s.Bound || s.Via != ostiary.ViaToken || s.Key != ostiary.DigestOf(mine.RawSubjectPublicKeyInfo) {
 		t.Fatalf("%+v %v", s, err)
 	}
+	if bare, err := b.Authenticate(ctx, svid(mine)); err != nil || len(s.Signers) != 2 || s.Signers[1] != bare.Signers[0] {
+		t.Fatalf("signed by %v, the certificate by %v: %v", s.Signers, bare.Signers, err)
+	}
 	unverified := show(svid(mine))
 	unverified.Verified = false
 	proven := show(svid(mine))

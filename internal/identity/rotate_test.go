@@ -328,6 +328,54 @@ func TestRevokedKeyIsRefusedAtOnce(t *testing.T) {
 	}
 }
 
+// Who waits for people, or reads a reply, is refused when a key that signed
+// what they showed is revoked, and not when its window merely ended.
+func TestHeldUntilItsKeyIsRevoked(t *testing.T) {
+	for name, p := range map[string]rotation.Purpose{"a token's": rotation.Token, "a certificate's": rotation.Intermediate} {
+		for _, when := range []string{"while it signs", "in its window", "after its window"} {
+			t.Run(name+" key, "+when, func(t *testing.T) {
+				s := openScheduled(t)
+				cert := s.enrol(t, "worker")
+				live, err := s.Authenticate(t.Context(), svid(cert))
+				if p == rotation.Token {
+					text, _, merr := s.mint(t.Context(), live.Agent, "https://gw/mcp", 0)
+					if merr != nil {
+						t.Fatal(merr)
+					}
+					live, err = s.Authenticate(t.Context(), ostiary.Credentials{Bearer: text, Audience: "https://gw/mcp", Encrypted: true})
+				}
+				if err != nil || len(live.Signers) != 1 {
+					t.Fatalf("%v, signed by %v", err, live.Signers)
+				}
+				confirm := func(h ostiary.Subject) error {
+					_, err := s.Authenticate(t.Context(), ostiary.Credentials{Held: &h})
+					return err
+				}
+				if when != "while it signs" {
+					s.rotate(t, p)
+					s.pass(lead)
+				}
+				if when == "after its window" {
+					s.pass(window)
+				}
+				again, err := s.Authenticate(t.Context(), ostiary.Credentials{Held: &live})
+				if err != nil {
+					t.Fatal("before:", err)
+				}
+				stored := live
+				stored.Signers = nil // by a gateway that did not keep them
+				refusedAs(t, confirm(stored), ostiary.Unauthenticated)
+				stored.Signers = []string{live.Signers[0], "another"}
+				refusedAs(t, confirm(stored), ostiary.Unauthenticated)
+
+				s.revoke(p, s.Schedule().Keys(p)[0].Generation)
+				refusedAs(t, confirm(live), ostiary.Unauthenticated)
+				refusedAs(t, confirm(again), ostiary.Unauthenticated)
+			})
+		}
+	}
+}
+
 // A key that is refused while nobody looked is refused all the same: stages
 // are made ahead, and need no step of ours.
 func TestStagesPassByThemselves(t *testing.T) {

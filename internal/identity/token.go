@@ -28,7 +28,8 @@ type token struct {
 	mandate   ostiary.MandateID
 	principal ostiary.PrincipalID
 	client    string
-	kid       string // of the key it was signed with
+	kid       string   // of the key it was signed with
+	by        []string // the same, as a Subject has it
 	scopes    []string
 	jkt       string // thumbprint of the key it is bound to; see RFC 9449
 	x5t       string // digest of the certificate it is bound to; see RFC 8705
@@ -114,7 +115,7 @@ func (t *tokens) understand(in *jwt.Token) (token, error) {
 	s, ok := parseSerial(in.Text("jti"))
 	tok := token{
 		audience: in.Claims.Get("aud").Text(), mandate: ostiary.MandateID(in.Text("mandate")),
-		principal: ostiary.PrincipalID(in.Text("sub")), client: in.Text("client_id"), kid: in.KID, id: s.String(), issued: s.issued(), epoch: s.epoch(),
+		principal: ostiary.PrincipalID(in.Text("sub")), client: in.Text("client_id"), kid: in.KID, by: []string{in.KID}, id: s.String(), issued: s.issued(), epoch: s.epoch(),
 		iat: in.Time("iat"), begins: in.Time("nbf"), expires: in.Time("exp"),
 	}
 	switch {
@@ -404,7 +405,7 @@ func (a *Authority) ReadToken(text string) (ReadToken, error) {
 	}
 	s := ostiary.Subject{
 		Agent: t.agent, Principal: g.Principal, Chain: g.chain, Mandate: t.mandate, Client: t.client, Scopes: t.scopes,
-		Via: ostiary.ViaToken, Serial: t.id, Issued: t.issued, Expires: t.expires, Epoch: d.ends.epoch,
+		Via: ostiary.ViaToken, Serial: t.id, Signers: t.by, Issued: t.issued, Expires: t.expires, Epoch: d.ends.epoch,
 	}
 	return ReadToken{Subject: s, Audience: t.audience, Thumbprint: t.jkt, Certificate: t.x5t}, nil
 }

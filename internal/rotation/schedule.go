@@ -131,9 +131,13 @@ func (s *Schedule) Refuses(p Purpose, id string, at time.Time) bool {
 // where it was believed when it was shown: the key was revoked, which says
 // that somebody else may have had it, or it is not known here. A window that
 // merely ended takes nothing back.
-func (s *Schedule) Distrusts(p Purpose, id string) bool {
-	k, ok := s.byID(p, id)
-	return !ok || k.Revoked != ""
+func (s *Schedule) Distrusts(id string) bool {
+	for p := range s.lines {
+		if k, ok := s.byID(p, id); ok {
+			return k.Revoked != ""
+		}
+	}
+	return true
 }
 
 func (s *Schedule) byID(p Purpose, id string) (Key, bool) {
