@@ -107,7 +107,7 @@ type People interface {
 // for concurrent use.
 type Judge func(ctx context.Context, c *deferred.Call) (*ostiary.Request, *ostiary.Decision, error)
 
-// Options are what New needs; all but Log, Owner and Epoch are required.
+// Options are what New needs; all but Log, Owners and Epoch are required.
 type Options struct {
 	Store   Store
 	Seal    AEAD
@@ -118,8 +118,9 @@ type Options struct {
 	Epoch uint64
 	Rules Rules
 	Judge Judge
-	// Owner names who is responsible for an agent, "" for nobody.
-	Owner func(ostiary.AgentID) string
+	// Owners names everybody who is responsible for an agent, by whichever
+	// record says so.
+	Owners func(ostiary.AgentID) []string
 	// Verify checks a vote's signature; see proof.VerifyVote.
 	Verify func(*ostiary.Signed) error
 	// Record makes a vote, or what became of a hold, durable before it takes
@@ -160,8 +161,8 @@ func New(o Options) *Approvals {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Owner == nil {
-		o.Owner = func(ostiary.AgentID) string { return "" }
+	if o.Owners == nil {
+		o.Owners = func(ostiary.AgentID) []string { return nil }
 	}
 	return &Approvals{
 		o: o, waiting: map[ostiary.HoldID][]chan Settlement{}, agents: map[ostiary.AgentID]*rate.Limiter{}, groups: map[string]*rate.Limiter{},

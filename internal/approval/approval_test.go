@@ -64,7 +64,7 @@ func newWorld(t testing.TB, change ...func(*approval.Options)) *world {
 			},
 			Life: time.Hour, Most: 3,
 		},
-		Owner: func(ostiary.AgentID) string { return "hana" },
+		Owners: func(ostiary.AgentID) []string { return []string{"hana", "org:pay", "person:olga"} },
 		Verify: func(s *ostiary.Signed) error {
 			if string(s.Signature) != "signed "+string(s.Key)+string(s.Statement()) {
 				return errors.New("forged")
@@ -181,6 +181,18 @@ func code(err error) string {
 	return ostiary.AsError(err).Code
 }
 
+// shared gives persons a key in common.
+func shared(names ...string) func(*world) {
+	return func(w *world) {
+		for _, name := range names {
+			p := ostiary.PrincipalID("person:" + name)
+			a := w.people[p]
+			a.Person, a.Verified = p, append(slices.Clone(a.Verified), "key:shared")
+			w.people[p] = a
+		}
+	}
+}
+
 // Who may not vote, and why, one by one: I04.
 func TestWhoMayNotVote(t *testing.T) {
 	for _, x := range []struct {
@@ -199,6 +211,28 @@ func TestWhoMayNotVote(t *testing.T) {
 		}, nil, "approver_role"},
 		{"another account of the requester", "erin", "approval:finance", func(w *world) { w.a.Rules().Same = [][]ostiary.PrincipalID{{"person:dana", "person:erin"}} }, nil, "approver_requester"},
 		{"another account of the owner", "erin", "approval:finance", func(w *world) { w.a.Rules().Same = [][]ostiary.PrincipalID{{"person:hana", "person:erin"}} }, nil, "approver_owner"},
+		{"another account of the owner that the registry names", "erin", "approval:finance", func(w *world) { w.a.Rules().Same = [][]ostiary.PrincipalID{{"person:olga", "person:erin"}} }, nil, "approver_owner"},
+		{"the owner that the registry names", "olga", "approval:finance", func(w *world) {
+			w.people["person:olga"] = approval.Approver{Person: "person:olga", Active: true, Keys: [][]byte{[]byte("key of olga")}}
+			w.a.Rules().Groups["finance"] = approval.Group{People: []ostiary.PrincipalID{"person:olga"}}
+		}, nil, "approver_owner"},
+		{"a key of the requester", "erin", "approval:finance", shared("erin", "dana"), nil, "approver_requester"},
+		{"a key of who gave the mandate", "erin", "approval:finance", shared("erin", "gwen"), nil, "approver_requester"},
+		{"a key of the owner", "erin", "approval:finance", shared("erin", "hana"), nil, "approver_owner"},
+		{"a key of the owner that the registry names", "erin", "approval:finance", func(w *world) {
+			w.people["person:olga"] = approval.Approver{Person: "person:olga"}
+			shared("erin", "olga")(w)
+		}, nil, "approver_owner"},
+		{"a key of another account of the requester", "erin", "approval:finance", func(w *world) {
+			w.a.Rules().Same = [][]ostiary.PrincipalID{{"person:dana", "person:boss"}}
+			shared("erin", "boss")(w)
+		}, nil, "approver_requester"},
+		{"another account with a key of the requester", "erin", "approval:finance", func(w *world) {
+			w.a.Rules().Same = [][]ostiary.PrincipalID{{"person:erin", "person:boss"}}
+			shared("dana", "boss")(w)
+		}, nil, "approver_requester"},
+		{"a key of somebody else", "erin", "approval:finance", shared("erin", "finn"), nil, ""},
+		{"an owner whose group lets them, with a key of another owner", "hana", "approval:owners", shared("hana", "olga"), nil, ""},
 		{"a mandate that names others", "erin", "approval:finance", nil, []string{"finn"}, "approver_mandate"},
 		{"a mandate that names the group", "erin", "approval:finance", nil, []string{"finance"}, ""},
 		{"a step-up by another", "erin", "acr:mfa", nil, nil, "approver_not_principal"},
@@ -207,6 +241,7 @@ func TestWhoMayNotVote(t *testing.T) {
 		t.Run("I04 "+x.name, func(t *testing.T) {
 			w := newWorld(t)
 			r := request(t, `{"amount":1}`)
+			r.Context.Mandate.By = "person:gwen"
 			if x.mandate != nil {
 				r.Context.Mandate.Approvers = x.mandate
 			}

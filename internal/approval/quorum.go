@@ -84,20 +84,71 @@ func (a *Approvals) mayOwn(group string, p ostiary.PrincipalID) bool {
 
 // owns reports whether a person is responsible for an agent of the chain.
 func (a *Approvals) owns(h *Hold, p ostiary.PrincipalID) bool {
+	return slices.ContainsFunc(a.owners(h), func(o ostiary.PrincipalID) bool { return a.same(p, o) })
+}
+
+// owners are who is responsible for the agents of the chain. A name alone may
+// be a person's.
+func (a *Approvals) owners(h *Hold) (out []ostiary.PrincipalID) {
 	chain := h.Call.Subject.Chain
 	if !slices.Contains(chain, h.Call.Subject.Agent) {
 		chain = append(slices.Clone(chain), h.Call.Subject.Agent)
 	}
 	for _, agent := range chain {
-		owner := ostiary.PrincipalID(a.o.Owner(agent))
-		if owner == "" {
-			continue
-		}
-		if a.same(p, owner) || a.same(p, personPrefix+owner) {
-			return true
+		for _, o := range a.o.Owners(agent) {
+			if o == "" {
+				continue
+			}
+			out = append(out, ostiary.PrincipalID(o))
+			if !strings.HasPrefix(o, personPrefix) {
+				out = append(out, ostiary.PrincipalID(personPrefix+o))
+			}
 		}
 	}
-	return false
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// parties are the names of the humans who have a part in what a hold asks.
+type parties struct {
+	requesters, owners []string
+}
+
+// parties says who has a part in a hold, as people are now.
+func (a *Approvals) parties(ctx context.Context, h *Hold) (x parties, err error) {
+	if x.requesters, err = a.known(ctx, h.Call.Subject.Principal, h.By); err != nil {
+		return x, err
+	}
+	x.owners, err = a.known(ctx, a.owners(h)...)
+	return x, err
+}
+
+// known is every name of some humans: what they are called, the other accounts
+// that an operator joined, and the links and keys of each.
+func (a *Approvals) known(ctx context.Context, ids ...ostiary.PrincipalID) (out []string, err error) {
+	looked := map[ostiary.PrincipalID]bool{"": true}
+	for len(ids) > 0 {
+		id := ids[0]
+		if ids = ids[1:]; looked[id] {
+			continue
+		}
+		looked[id] = true
+		p, err := a.o.People.Approver(ctx, id)
+		switch kind := ostiary.KindOf(err); {
+		case err != nil && kind != ostiary.NotFound && kind != ostiary.Malformed:
+			return nil, err
+		case err != nil: // nobody here, or no name of a person
+			p = Approver{Person: id}
+		}
+		out = append(out, a.humans(&p)...)
+		for _, all := range a.o.Rules.Same {
+			if slices.Contains(all, id) {
+				ids = append(ids, all...)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
 }
 
 // named reports whether a mandate's list of approvers has a person or the
@@ -111,21 +162,40 @@ func named(list []string, p ostiary.PrincipalID, group string) bool {
 	return false
 }
 
-// eligible says why a person may not vote for a need now.
-func (a *Approvals) eligible(h *Hold, p *Approver, n ostiary.Need, at time.Time) error {
+// eligible says why a person, by all their names, may not vote for a need now.
+func (a *Approvals) eligible(h *Hold, p *Approver, who []string, x *parties, n ostiary.Need, at time.Time) error {
 	if n.Kind == ostiary.NeedApproval && !p.Active {
 		return errVote("approver_role", "you do not have the role of an approver")
 	}
 	if n.Kind == ostiary.NeedApproval && !slices.Contains(a.o.Rules.electors(n.Group, at.Sub(h.Created)), p.Person) {
 		return errVote("approver_group", "you are not in the group %s", n.Group)
 	}
-	return a.standsAside(h, p.Person, n)
+	if err := a.standsAside(h, p.Person, n); err != nil || n.Kind != ostiary.NeedApproval {
+		return err
+	}
+	switch {
+	case overlap(who, x.requesters):
+		return errVote("approver_requester", "it is asked on the authority of somebody who shares a key or an account with you, so somebody else must decide")
+	case !a.mayOwn(n.Group, p.Person) && overlap(who, x.owners):
+		return errVote("approver_owner", "the agent belongs to somebody who shares a key or an account with you, so somebody else must decide")
+	}
+	return nil
 }
 
-// roles lists the needs a person may vote for now, or why for none.
-func (a *Approvals) roles(h *Hold, p *Approver, at time.Time) (out []int, err error) {
+// roles lists the needs a person may vote for now, or why for none. An error
+// of another kind than Denied says that nobody can tell.
+func (a *Approvals) roles(ctx context.Context, h *Hold, p *Approver, at time.Time) (out []int, err error) {
+	x, err := a.parties(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	who, err := a.known(ctx, p.Person)
+	if err != nil {
+		return nil, err
+	}
+	who = append(who, a.humans(p)...)
 	for i, n := range h.Needs {
-		if e := a.eligible(h, p, n, at); e == nil {
+		if e := a.eligible(h, p, who, &x, n, at); e == nil {
 			out = append(out, i)
 		} else if err == nil {
 			err = e
@@ -186,7 +256,10 @@ func (a *Approvals) quorum(ctx context.Context, h *Hold, at time.Time) (enough b
 		if slices.ContainsFunc(seen, func(o []string) bool { return overlap(o, who) }) {
 			continue
 		}
-		serves, _ := a.roles(h, &p, at)
+		serves, err := a.roles(ctx, h, &p, at)
+		if err != nil && ostiary.KindOf(err) != ostiary.Denied {
+			return false, err
+		}
 		var approvals []int
 		for _, n := range serves {
 			switch h.Needs[n].Kind {

@@ -191,7 +191,7 @@ func (a *Approvals) voter(ctx context.Context, h *Hold, person ostiary.Principal
 	if err != nil {
 		return nil, err
 	}
-	if _, err := a.roles(h, &p, a.o.Clock()); err != nil {
+	if _, err := a.roles(ctx, h, &p, a.o.Clock()); err != nil {
 		return nil, err
 	}
 	who := a.humans(&p)

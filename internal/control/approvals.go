@@ -515,9 +515,6 @@ func RecordApproval(changes Changes, clock func() time.Time) func(context.Contex
 // Approver says who a person is to approvals, as things stand now.
 func Approver(p *people.Person) approval.Approver {
 	out := approval.Approver{Person: p.ID, Active: p.Revoked.IsZero() && p.Has(people.Approver)}
-	if !p.Revoked.IsZero() {
-		return out
-	}
 	same := map[string]bool{}
 	for _, l := range p.Links {
 		same[l.Issuer+"#"+l.Subject] = true
@@ -532,5 +529,8 @@ func Approver(p *people.Person) approval.Approver {
 		same["key:"+ostiary.DigestOf(k).String()] = true
 	}
 	out.Verified = slices.Sorted(maps.Keys(same))
+	if !p.Revoked.IsZero() { // the same human still, who signs nothing
+		out.Keys = nil
+	}
 	return out
 }

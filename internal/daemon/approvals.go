@@ -42,7 +42,8 @@ type ApprovalsConfig struct {
 type ApproverGroup struct {
 	// People are the members, by their names. Required.
 	People []string `yaml:"people"`
-	// Owner lets a member consent to what an agent of their own asks for. Default: somebody else must.
+	// Owner lets a member consent to what an agent of their own asks for, their own by enrolment or by the registry.
+	// Default: somebody else must.
 	Owner bool `yaml:"owner"`
 	// After is how long a call waits before the members of another group may decide too: 1m to 720h.
 	After Duration `yaml:"escalate_after"`
@@ -149,13 +150,21 @@ func (d *Daemon) openApprovals(context.Context) error {
 		Judge: func(ctx context.Context, c *deferred.Call) (*ostiary.Request, *ostiary.Decision, error) {
 			return d.gate.Weigh(ctx, restored(c))
 		},
-		Owner: func(a ostiary.AgentID) string {
-			rec, _ := d.authority.Agent(a)
-			return rec.Owner
-		},
+		Owners: d.ownersOf,
 		Verify: proof.VerifyVote, Record: control.RecordApproval(d.journal.deployment, d.clock), Execute: d.carryOut, Clock: d.clock, Log: d.log.With("part", "approvals"),
 	})
 	return nil
+}
+
+// ownersOf names who is responsible for an agent: whom it was enrolled for, and
+// whom the registry names. Naming another one there takes nobody out.
+func (d *Daemon) ownersOf(a ostiary.AgentID) []string {
+	rec, _ := d.authority.Agent(a)
+	owners := []string{rec.Owner}
+	if e := d.entities.book.Entity(ostiary.AgentEntity, string(a)); e != nil {
+		owners = append(owners, string(e.Owner))
+	}
+	return owners
 }
 
 // restored is a stored call as the gate takes it: the authority confirms its

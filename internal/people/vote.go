@@ -127,7 +127,9 @@ func (p *People) used(r *person, cred *webauthn.Credential) (*Passkey, error) {
 
 // AddKey registers a public key with which a person votes from the command
 // line: Ed25519, or ECDSA on P-256. Whoever registers one can vote as that
-// person, so it is an operator's to do, and recorded.
+// person, so it is an operator's to do, and recorded. A key that anybody has,
+// or had when they were revoked, is a Conflict: two who share one are one
+// human.
 func (p *People) AddKey(ctx context.Context, name string, spki []byte, by string) (Key, error) {
 	pub, err := x509.ParsePKIXPublicKey(spki)
 	switch k := pub.(type) {
@@ -148,15 +150,34 @@ func (p *People) AddKey(ctx context.Context, name string, spki []byte, by string
 		switch {
 		case !r.Revoked.IsZero():
 			return Event{}, errRevoked(name)
-		case slices.ContainsFunc(r.Keys, func(k Key) bool { return k.ID == key.ID }):
+		case slices.ContainsFunc(r.Keys, func(k Key) bool { return k.ID == key.ID }) || slices.ContainsFunc(r.Passkeys, func(k Passkey) bool { return bytes.Equal(k.Key, spki) }):
 			return Event{}, ostiary.Errorf(ostiary.Conflict, "person_key", "%s has this key already", name)
 		case len(r.Keys) >= maxKeys:
 			return Event{}, ostiary.Errorf(ostiary.Exhausted, "person_keys", "%s has %d keys already", name, maxKeys)
+		}
+		if err := p.unshared(ctx, name, spki); err != nil {
+			return Event{}, err
 		}
 		r.Keys = append(r.Keys, key)
 		return Event{What: "add_key", By: by, Detail: "may vote from the command line with key " + key.ID}, nil
 	})
 	return key, err
+}
+
+// unshared refuses a key that somebody else has.
+func (p *People) unshared(ctx context.Context, name string, spki []byte) error {
+	return p.persons(ctx, func(o Person) error {
+		if o.Name != name && o.signsWith(spki) {
+			return ostiary.Errorf(ostiary.Conflict, "person_key", "%s has this key already; everybody needs one of their own", o.Name)
+		}
+		return nil
+	})
+}
+
+// signsWith reports whether a key is one of a person's.
+func (p *Person) signsWith(spki []byte) bool {
+	return slices.ContainsFunc(p.Keys, func(k Key) bool { return bytes.Equal(k.Key, spki) }) ||
+		slices.ContainsFunc(p.Passkey, func(k Passkey) bool { return bytes.Equal(k.Key, spki) })
 }
 
 // DropKey takes a command-line key from a person. Votes signed with it count

@@ -83,6 +83,20 @@ func TestKeys(t *testing.T) {
 	}
 	_, err = h.AddKey(t.Context(), "dana", spki, "ops")
 	kind(t, err, ostiary.Conflict, "the same key")
+	h.enrol(t, h.invite(t, "erin", people.Approver), "erin")
+	_, err = h.AddKey(t.Context(), "erin", spki, "ops")
+	kind(t, err, ostiary.Conflict, "somebody else's key")
+	erin, err := h.Person(t.Context(), "erin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.AddKey(t.Context(), "dana", erin.Passkey[0].Key, "ops")
+	kind(t, err, ostiary.Conflict, "somebody else's passkey")
+	if _, err := h.Revoke(t.Context(), "erin", "left", "ops"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.AddKey(t.Context(), "dana", erin.Passkey[0].Key, "ops")
+	kind(t, err, ostiary.Conflict, "a revoked person's passkey")
 	_, err = h.AddKey(t.Context(), "nobody", spki, "ops")
 	kind(t, err, ostiary.NotFound, "nobody's key")
 	weak, _ := rsa.GenerateKey(rand.Reader, 2048)
