@@ -490,7 +490,7 @@ func operatorCodes() []Code {
 			"not_shown", "this operator was not shown the definition as it is offered now",
 			"pin_moved", "the server offers another definition than the one with this pin"),
 		of(Conflict, "Look at ostiary keys list; the text says what stands in the way.",
-			"key_refused", "the key is refused already",
+			"key_refused", "the key is revoked already",
 			"root_key", "the key of the root is not in place, so no intermediate can be signed",
 			"rotation_many", "too many keys of this purpose are believed at once",
 			"rotation_running", "the next key of this purpose was made already and does not sign yet",

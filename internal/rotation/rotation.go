@@ -285,7 +285,8 @@ func Name(base string, generation int) string {
 // base is the name without what Name put in front.
 func (k *Key) base() string { return strings.TrimPrefix(k.Name, fmt.Sprintf("g%d-", k.Generation)) }
 
-// Revoke refuses a key from now on. If it signs, the next one signs at once;
+// Revoke refuses a key from now on, and one whose window has ended for what was
+// begun under it too: see [Schedule.Distrusts]. If it signs, the next one signs at once;
 // one is made if there is none. Other processes of the store follow within
 // moments: until then they refuse what the new key signs.
 func (b *Book) Revoke(ctx context.Context, keyID, why string) (revoked Key, successor Key, err error) {
@@ -297,8 +298,8 @@ func (b *Book) Revoke(ctx context.Context, keyID, why string) (revoked Key, succ
 		if !ok {
 			return nil, ostiary.Errorf(ostiary.NotFound, "key", "there is no key %q; see: ostiary keys list", keyID).At("key")
 		}
-		if k.refused(at) {
-			return nil, ostiary.Errorf(ostiary.Conflict, "key_refused", "the key %s is refused since %s", k, k.Ends.Format(time.RFC3339)).At("key")
+		if k.Revoked != "" {
+			return nil, ostiary.Errorf(ostiary.Conflict, "key_refused", "the key %s is revoked since %s", k, k.Ends.Format(time.RFC3339)).At("key")
 		}
 		if line := s.lines[k.Purpose]; line[len(line)-1].ID == k.ID { // nothing follows it
 			next, err := b.make(s, k.Purpose, at)
@@ -312,7 +313,10 @@ func (b *Book) Revoke(ctx context.Context, keyID, why string) (revoked Key, succ
 		for i := range line {
 			switch {
 			case line[i].ID == k.ID:
-				line[i].Ends, line[i].Revoked = at, why
+				line[i].Revoked = why
+				if !k.refused(at) {
+					line[i].Ends = at
+				}
 				revoked = line[i]
 			case line[i].Generation == k.Generation+1 && line[i].Signs.After(at):
 				line[i].Signs = at

@@ -212,6 +212,7 @@ func TestRevoke(t *testing.T) {
 		"one with next":  {true, 0, "token-1", "1 refused, 2 current"},
 		"one retiring":   {true, 2 * time.Minute, "token-1", "1 refused, 2 current"},
 		"the next":       {true, 0, "token-2", "1 retiring, 2 refused, 3 current"},
+		"one over":       {true, 400 * 24 * time.Hour, "token-1", "1 refused, 2 current"},
 		"the second one": {true, 2 * time.Minute, "token-2", "1 retiring, 2 refused, 3 current"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -229,6 +230,9 @@ func TestRevoke(t *testing.T) {
 			}
 			if got := w.states(b, rotation.Token); got != c.want || gone.Revoked == "" || b.Schedule().State(next, w.now) != rotation.Current {
 				t.Errorf("%s, want %s; %s signs", got, c.want, next)
+			}
+			if !b.Schedule().Distrusts(gone.ID) || b.Schedule().Distrusts(next.ID) {
+				t.Error("what was begun under it goes on, or what was not does not")
 			}
 			if _, _, err := b.Revoke(t.Context(), c.key, "again"); err == nil || ostiary.AsError(err).Code != "key_refused" {
 				t.Errorf("again: %v", err)
