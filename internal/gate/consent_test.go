@@ -159,3 +159,38 @@ func TestWeigh(t *testing.T) {
 		t.Error("what cannot be validated was weighed")
 	}
 }
+
+// Looking at what waits, however often, takes nothing of its agent's pace and
+// carries out nothing that a permit obliges to.
+func TestWeighLeavesNoTrace(t *testing.T) {
+	w, obliged := newWorld(), 0
+	w.contain = ostiary.Throttled
+	w.decision = func(*ostiary.Request) ostiary.Decision {
+		return ostiary.Decision{Permit: true, Code: "permit", Snapshot: 1, Obligations: []ostiary.Obligation{{Type: "tell"}}}
+	}
+	g := w.gate(func(o *gate.Options) {
+		o.Obligers = map[string]gate.Obliger{"tell": telling{&obliged}}
+	})
+	for range 50 {
+		if _, d, err := g.Weigh(t.Context(), call()); err != nil || !d.Permit || len(d.Obligations) != 1 {
+			t.Fatal(d, err)
+		}
+	}
+	if obliged != 0 {
+		t.Errorf("obliged %d times by looking", obliged)
+	}
+	r, err := g.Handle(t.Context(), call())
+	if err != nil || obliged != 1 {
+		t.Fatalf("its agent: %v, obliged %d times", err, obliged)
+	}
+	if n, err := read(r); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+}
+
+type telling struct{ n *int }
+
+func (o telling) Oblige(context.Context, *ostiary.Request, ostiary.Obligation) (*ostiary.Action, error) {
+	*o.n++
+	return nil, nil
+}

@@ -169,15 +169,16 @@ func (g *Gate) handle(ctx context.Context, x *exchange) (reply *Reply, err error
 
 // Weigh says what the flow makes of a call now, up to its decision and not
 // further: for people who are asked about it. Nothing is recorded, because
-// nothing was asked for; nothing can leave, because there is no clearance. A
-// denial is a value here, an error is what no decision would change.
+// nothing was asked for; nothing can leave, because there is no clearance. It
+// takes nothing of the agent's pace, and leaves what a permit obliges to
+// undone. A denial is a value here, an error is what no decision would change.
 func (g *Gate) Weigh(ctx context.Context, call Call) (_ *ostiary.Request, _ *ostiary.Decision, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = g.bug(p)
 		}
 	}()
-	x := &exchange{call: &call}
+	x := &exchange{call: &call, weighed: true}
 	if x.subject, err = g.identity.Authenticate(ctx, call.Credentials); err != nil {
 		return nil, nil, err
 	}
