@@ -123,3 +123,52 @@ func TestDelegatedElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// TestPartOfAnother: an address, a link, a host or an account stands in a text
+// whole, or not at all.
+func TestPartOfAnother(t *testing.T) {
+	for _, c := range []struct {
+		says, value string
+		there       bool
+	}{
+		{"Send it to ann@acme.example.au", "ann@acme.example", false},
+		{"Send it to ann@acme.example.au", "acme.example", false},
+		{"Send it to joann@acme.example", "ann@acme.example", false},
+		{"Send it to mary-ann@acme.example", "ann@acme.example", false},
+		{"Send it to Ann, Acme, Example", "ann@acme.example", false},
+		{"Send it to ann@acme.example", "ann@acme.example", true},
+		{"Send it to ann@acme.example.", "Ann <ann@acme.example>", false},
+		{"Send it to Ann <ann@acme.example>.", "Ann <ann@acme.example>", true},
+		{"Send it to Ann <ann@acme.example.au>", "Ann <ann@acme.example>", false},
+		{"Send it to ann@acme.example", "acme.example", true},
+		{"Open https://acme.example/a/b", "https://acme.example/a", false},
+		{"Open https://acme.example/a/b", "acme.example/a", false},
+		{"Open https://acme.example/a/b", "acme.example/a/b", true},
+		{"Open https://acme.example/a/b", "https://acme.example/a/b", true},
+		{"Open acme.example.au", "acme.example", false},
+		{"Open evil-acme.example now", "acme.example", false},
+		{"Tell Acme, for example", "acme.example", false},
+		{"Open acme.example now", "acme.example", true},
+		{"Pay to US13 3000 0001 2121 2121 212", "US13 3000 0001", false},
+		{"Pay to US13 3000 0001 2121 2121 212", "3000 0001 2121 2121 212", false},
+		{"Pay to US13 3000 0001 2121 2121 212", "US1330000001", false},
+		{"Pay to US13 3000 0001 2121 2121 212", "US133000000121212121212", true},
+		{"Pay to US133000000121212121212 50 EUR", "US133000000121212121212", true},
+		{"Read 'may.txt', please", "may.txt", true},
+	} {
+		args := `{"to":"` + c.value + `"}`
+		x := NewIndex(true)
+		if got := stateOf(x.Trace(paying, NewTask(c.says), value(t, args)), Destination); (got == "task") != c.there {
+			t.Errorf("the task says %q: %q is %s", c.says, c.value, got)
+		}
+		x = NewIndex(false)
+		x.Learn(mailbox, nil, value(t, `{}`), says(t, "nothing of it"), false)
+		x.Learn(mailbox, nil, value(t, `{}`), says(t, c.says), true)
+		if c.says == "Open acme.example.au" || c.says == "Open evil-acme.example now" || c.says == "Tell Acme, for example" {
+			continue // a bare host is words, in content
+		}
+		if got := stateOf(x.Trace(paying, nil, value(t, args)), Destination); (got == "trusted") != c.there {
+			t.Errorf("a trusted source says %q: %q is %s", c.says, c.value, got)
+		}
+	}
+}

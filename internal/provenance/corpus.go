@@ -26,13 +26,17 @@ type corpus struct {
 type spoken struct {
 	hash hash
 	prev uint32 // the occurrence before it of the same, from 1; 0 if none
-	span uint32 // with innerBit if it is a part of an address, a link or a date
+	span uint32 // with innerBit if it is a part of an address, a link or a date, and digitBit
 }
 
-const innerBit uint32 = 1 << 31
+const (
+	innerBit uint32 = 1 << 31
+	digitBit uint32 = 1 << 30 // it holds a digit
+)
 
-func (w *spoken) in() uint32  { return w.span &^ innerBit }
-func (w *spoken) inner() bool { return w.span&innerBit != 0 }
+func (w *spoken) in() uint32   { return w.span &^ (innerBit | digitBit) }
+func (w *spoken) inner() bool  { return w.span&innerBit != 0 }
+func (w *spoken) digits() bool { return w.span&digitBit != 0 }
 
 // posted is one occurrence of a mark; at and to are the words it covers.
 type posted struct {
@@ -61,6 +65,7 @@ type span struct {
 type hit struct {
 	span  uint32
 	at    uint32 // its first word
+	to    uint32 // its last word
 	whole bool   // it is all that stands there
 	inner bool   // it is a part of an address, a link or a date
 	how   string // "exact", "inside", "base64", "hex", "url", "reversed", "cut", "combined"
@@ -89,6 +94,9 @@ func (c *corpus) add(s *scan, result uint32, f field) {
 		in := n
 		if w.inner {
 			in |= innerBit
+		}
+		if w.digits {
+			in |= digitBit
 		}
 		c.words = append(c.words, spoken{w.hash, h.last, in})
 		c.heads[w.hash] = head{uint32(len(c.words)), h.count + 1}
@@ -173,7 +181,7 @@ func (c *corpus) findMark(hits []hit, h hash, how string) ([]hit, bool) {
 		m := &c.marks[p-1]
 		x := &c.spans[m.span]
 		whole := m.at == x.from && m.to+1 == x.to
-		found := hit{m.span, m.at, whole, false, how}
+		found := hit{m.span, m.at, m.to, whole, false, how}
 		if !whole && how == "exact" {
 			found.how = "inside"
 		}
@@ -217,7 +225,7 @@ func (c *corpus) sequence(hits []hit, words []word) ([]hit, bool) {
 		if !whole {
 			how = "inside"
 		}
-		hits = append(hits, hit{w.in(), at, whole, n == 1 && w.inner() && !whole, how})
+		hits = append(hits, hit{w.in(), at, at + n - 1, whole, n == 1 && w.inner() && !whole, how})
 	}
 	return hits, false
 }
@@ -225,6 +233,61 @@ func (c *corpus) sequence(hits []hit, words []word) ([]hit, bool) {
 func (c *corpus) same(at uint32, words []word) bool {
 	for i := range words {
 		if c.words[at+uint32(i)].hash != words[i].hash {
+			return false
+		}
+	}
+	return true
+}
+
+// wholly reports whether what stands at a hit is the value, and no part of an
+// address, a link, a host or an account that is another: ann@acme.example is
+// not in ann@acme.example.au.
+func (c *corpus) wholly(s *scan, h hit) bool {
+	host := hostLike(s.text)
+	if len(s.marks) == 0 && !host {
+		return true
+	}
+	sole, soleKind, particular := s.sole()
+	larger := false
+	x := &c.spans[h.span]
+	for i := x.mark; i < x.markTo; i++ {
+		m := &c.marks[i]
+		switch m.kind {
+		case markEmail, markLink, markHost, markCompact:
+		default:
+			continue
+		}
+		if m.at > h.to || m.to < h.at {
+			continue
+		}
+		same := m.at == h.at && m.to == h.to
+		if m.kind == markCompact {
+			larger = larger || particular && h.at < h.to && (m.at == h.at && m.to > h.to || m.at < h.at && m.to >= h.to && c.words[h.at-1].digits())
+			continue
+		}
+		switch {
+		case same && (particular && m.hash == sole || host && m.hash == hashOf(markHost, s.text)),
+			host && m.to == h.to && m.kind == markLink && m.hash == hashOf(markLink, normalLink(s.text)):
+			return true
+		case m.at < h.at || m.to > h.to:
+			larger = true
+		}
+	}
+	return !larger && (!particular || soleKind == markCompact) // an address or a link has its mark there
+}
+
+// hostLike reports whether a text may be the name of a host, with or without a
+// path.
+func hostLike(t string) bool {
+	if i := strings.IndexAny(t, "/?:"); i >= 0 {
+		t = t[:i]
+	}
+	dot := strings.LastIndexByte(t, '.')
+	if dot <= 0 || len(t)-dot < 3 {
+		return false
+	}
+	for i := range len(t) {
+		if !isHost(t[i]) || i > dot && isDigit(t[i]) {
 			return false
 		}
 	}
@@ -289,7 +352,7 @@ func (c *corpus) combined(s *scan) []hit {
 		}
 		found += n
 		if p := &c.words[h.last-1]; first == nil {
-			first = []hit{{p.in(), h.last - 1, false, p.inner(), "combined"}}
+			first = []hit{{p.in(), h.last - 1, h.last - 1, false, p.inner(), "combined"}}
 		}
 	}
 	if found*10 < total*6 {

@@ -88,7 +88,7 @@ func (t *toolLabels) check(at string) error {
 	for _, v := range t.Own {
 		var s scan
 		s.read(v)
-		if _, ok := s.sole(); !ok {
+		if _, _, ok := s.sole(); !ok {
 			return badLabels("%s.own: %q is no address, link or account", at, v)
 		}
 	}
@@ -128,7 +128,7 @@ func (l *Labels) Apply(guessed *Profile) *Profile {
 	for _, v := range t.Own {
 		var s scan
 		s.read(v)
-		if h, ok := s.sole(); ok {
+		if h, _, ok := s.sole(); ok {
 			p.ownValues = append(p.ownValues, h)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 type Task struct {
 	text  string
 	said  *corpus
+	scan  scan // of the text: said has the same words
 	words []string        // folded
 	names map[hash]bool   // words that name something: capitalised, quoted, addresses, numbers
 	has   map[string]bool // the folded words
@@ -43,6 +44,7 @@ func NewTask(parts ...string) *Task {
 		t.words = append(t.words, w)
 		t.has[w] = true
 	}
+	t.scan = s
 	t.naming(&s)
 	t.verbs, t.nouns = concepts(verbs, t.words), concepts(nouns, t.words)
 	for i := range s.marks {
@@ -159,18 +161,36 @@ func (t *Task) within(from, to int, any ...string) bool {
 	return false
 }
 
-// says reports whether a value stands in the task.
+// says reports whether a value stands in the task. An address, a link, a host
+// or an account stands there whole, or not at all.
 func (t *Task) says(s *scan) bool {
 	if !t.Given() {
 		return false
 	}
 	hits, _ := t.said.find(s)
 	for _, h := range hits {
-		if !h.inner || len(s.text) >= 6 {
+		if (!h.inner || len(s.text) >= 6) && t.said.wholly(s, h) && (!hostLike(s.text) || t.apart(s, h)) {
 			return true
 		}
 	}
 	return false
+}
+
+// apart reports whether what may be the name of a host stands in the task as
+// it is written, and does not go on there.
+func (t *Task) apart(s *scan, h hit) bool {
+	start, end := t.scan.words[h.at].start, t.scan.words[h.to].end
+	text := t.scan.text
+	if text[start:end] != s.text[s.words[0].start:s.words[len(s.words)-1].end] {
+		return false
+	}
+	goesOn := ".-_@"
+	if strings.ContainsAny(s.text, "/?") {
+		goesOn += "/?&=%#+"
+	}
+	before := start > 1 && strings.IndexByte(".-_", text[start-1]) >= 0 && isWordByte(text[start-2])
+	after := int(end)+1 < len(text) && strings.IndexByte(goesOn, text[end]) >= 0 && isWordByte(text[end+1])
+	return !before && !after
 }
 
 // CallsFor reports whether the task's words call for a tool with these verbs

@@ -70,13 +70,13 @@ func (s *scan) read(text string) {
 }
 
 // sole returns the address, link or account that is all the text says.
-func (s *scan) sole() (hash, bool) {
+func (s *scan) sole() (form hash, kind byte, ok bool) {
 	for i := range s.marks {
 		if m := &s.marks[i]; m.first == 0 && int(m.last) == len(s.words)-1 && (m.kind == markEmail || m.kind == markLink || m.kind == markCompact) {
-			return m.hash, true
+			return m.hash, m.kind, true
 		}
 	}
-	return 0, false
+	return 0, 0, false
 }
 
 func isWordByte(c byte) bool {

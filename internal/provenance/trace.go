@@ -434,7 +434,7 @@ func (q *question) look() (Grade, ostiary.Origin) {
 		if hits = x.host(&q.scan); len(hits) > 0 { // a link that was given something more to carry
 			best, from = Untrusted, x.origin(hits[0], "host")
 		} else if hits = x.corpus.edited(&q.scan, q.text); len(hits) > 0 {
-			if best, from = q.judge(hits); best > Untrusted && best != Trusted && hits[0].how != "url" {
+			if best, from = q.judge(hits); best > Untrusted && hits[0].how != "url" && (best != Trusted || hits[0].how != "encoded") {
 				best = Unclear // a value that was changed is nobody's field
 			}
 		} else {
@@ -450,7 +450,7 @@ func (q *question) look() (Grade, ostiary.Origin) {
 // own reports whether the labels say that the value is an address of the
 // account itself.
 func (q *question) own() bool {
-	h, ok := q.scan.sole()
+	h, _, ok := q.scan.sole()
 	return ok && slices.Contains(q.p.ownValues, h)
 }
 
@@ -493,6 +493,8 @@ func (q *question) judge(hits []hit) (Grade, ostiary.Origin) {
 		r := &x.results[sp.result]
 		s := Untrusted
 		switch {
+		case r.trusted && !x.corpus.wholly(&q.scan, h):
+			continue // it says another
 		case r.trusted:
 			s = Trusted
 		case h.inner && len(q.scan.text) < 6:
@@ -553,7 +555,7 @@ var idWords = func() map[hash]bool {
 // delegated reports whether the task's own words pick out the place where a
 // value stands.
 func (q *question) delegated(h hit, sp *span, r *result) bool {
-	if !q.task.Given() || q.role == Credential || h.how == "combined" {
+	if !q.task.Given() || q.role == Credential || h.how == "combined" || !q.x.corpus.wholly(&q.scan, h) {
 		return false
 	}
 	x := q.x
