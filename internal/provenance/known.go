@@ -30,7 +30,7 @@ func (k *known) open(lost bool, text string) *Task {
 	if k.index == nil {
 		k.index = NewIndex(lost)
 	} else if lost {
-		k.index.full, k.index.tainted = true, true
+		k.index.full, k.index.tainted, k.index.unsent = true, true, true
 	}
 	if k.task == nil || k.text != text {
 		k.text, k.task = text, NewTask(text)
@@ -78,7 +78,7 @@ func (s *Sessions) Learn(id ostiary.SessionID, p *Profile, text string, args, re
 	k.mu.Lock()
 	task := k.open(lost, text)
 	k.index.Learn(p, task, args, reply, trusted)
-	grown := int64(k.index.corpus.size()) - k.size
+	grown := int64(k.index.corpus.size()+k.index.sent.size()) - k.size
 	k.size += grown
 	k.mu.Unlock()
 	if s.held.Add(grown) > maxHeld {

@@ -45,7 +45,8 @@ type Profile struct {
 	Sheltered    []string        // fields of its results that nobody outside can write
 	Classes      []string        // data classes of its results
 
-	ownValues    []hash // addresses, links and accounts that are the account's own
+	ownValues    []hash          // addresses, links and accounts that are the account's own
+	members      map[string]bool // names inside of arguments that its definition has
 	unknown      bool
 	verbs, nouns map[string]bool
 	objects      []string // words of its name that are in no lexicon
@@ -75,6 +76,8 @@ func guess(server, name, description string, schema ostiary.Value, readOnly bool
 	for arg, s := range props.Members() {
 		p.Args[arg] = roleOf(p, words, arg, s)
 	}
+	p.members = map[string]bool{}
+	declared(schema, 0, p.members)
 	if told := concepts(nouns, nameWords(firstSentence(description))); len(p.nouns) == 0 {
 		p.nouns = told
 	}
@@ -83,6 +86,30 @@ func guess(server, name, description string, schema ostiary.Value, readOnly bool
 	}
 	p.Own = readOnly && props.Len() == 0 && ownNames(words)
 	return p
+}
+
+// declared collects the names that a schema gives to members, at any depth.
+func declared(schema ostiary.Value, depth int, into map[string]bool) {
+	if depth > maxNesting {
+		return
+	}
+	switch schema.Kind() {
+	case ostiary.Object:
+		for word, s := range schema.Members() {
+			if word == "properties" {
+				for name := range s.Members() {
+					into[name] = true
+				}
+			}
+			if word != "default" && word != "examples" && word != "enum" && word != "const" {
+				declared(s, depth+1, into)
+			}
+		}
+	case ostiary.Array:
+		for _, s := range schema.Elements() {
+			declared(s, depth+1, into)
+		}
+	}
 }
 
 func firstSentence(s string) string {

@@ -13,7 +13,7 @@ import (
 type Task struct {
 	text  string
 	said  *corpus
-	scan  scan // of the text: said has the same words
+	scan  scan            // of the text: said has the same words
 	words []string        // folded
 	names map[hash]bool   // words that name something: capitalised, quoted, addresses, numbers
 	has   map[string]bool // the folded words

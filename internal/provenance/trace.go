@@ -32,7 +32,8 @@ const (
 	maxPostings = 1 << 20 // words, marks and fields: at most some 64 MiB
 	maxResults  = 4096
 	maxMemos    = 4096
-	maxLeaves   = 512 // of one call's arguments that are traced one by one
+	maxSent     = 1 << 16 // of what was written; beyond it no source makes anything trusted
+	maxLeaves   = 512     // of one call's arguments that are traced one by one
 )
 
 // Index knows where the values of one session came from. Safe for concurrent
@@ -47,6 +48,8 @@ type Index struct {
 	scan    scan
 	reader  reader
 	steps   int
+	sent    *corpus // what the agent wrote that it may not have thought of itself
+	unsent  bool    // not all of it is kept
 }
 
 type result struct {
@@ -57,6 +60,7 @@ type result struct {
 	records      int // of more than one field
 	named        naming
 	trusted      bool
+	own          bool // its fields are the account's own, if the tool's are
 	speaks       bool // it holds text that is addressed to an agent
 	host         string
 	rows         map[hash]int // how many records hold a value, to know what they have in common
@@ -94,14 +98,18 @@ type memo struct {
 // NewIndex returns the index of a session. lost says that the session read
 // something before that the index does not hold.
 func NewIndex(lost bool) *Index {
-	return &Index{corpus: newCorpus(), memos: map[memoKey]memo{}, full: lost, tainted: lost}
+	return &Index{corpus: newCorpus(), memos: map[memoKey]memo{}, sent: newCorpus(), unsent: lost, full: lost, tainted: lost}
 }
 
 // Learn adds what a call returned. It must be called before any of it is
 // released.
 func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted bool) {
 	x.steps++
-	trusted = trusted || p.Trusted
+	trusted, own := trusted || p.Trusted, true
+	if trusted || p.Own || len(p.Sheltered) > 0 {
+		least := x.least(p, task, args)
+		trusted, own = trusted && least >= Agent, least >= Own
+	}
 	if !trusted {
 		x.tainted = true
 	}
@@ -113,7 +121,7 @@ func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted
 	x.reader.result(reply)
 	x.records = x.reader.record
 	n := uint32(len(x.results))
-	r := result{server: p.Server, tool: p.Tool, step: x.steps, profile: p, trusted: trusted, rows: map[hash]int{}, anchors: map[uint32]anchor{}, within: map[uint32][2]uint32{}}
+	r := result{server: p.Server, tool: p.Tool, step: x.steps, profile: p, trusted: trusted, own: own, rows: map[hash]int{}, anchors: map[uint32]anchor{}, within: map[uint32][2]uint32{}}
 	r.spans[0] = uint32(len(x.corpus.spans))
 	last := uint32(0)
 	for i := range x.reader.fields {
@@ -134,7 +142,7 @@ func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted
 		}
 		r.speaks = r.speaks || speaks(&x.scan)
 		if f.kind == fieldProse {
-			x.encoded(n, f)
+			x.encoded(x.corpus, n, f)
 		} else if f.within < inString {
 			r.rows[x.corpus.spans[len(x.corpus.spans)-1].only]++
 		}
@@ -145,7 +153,7 @@ func (x *Index) Learn(p *Profile, task *Task, args, reply ostiary.Value, trusted
 }
 
 // encoded adds what base64 or hexadecimal inside a text says.
-func (x *Index) encoded(n uint32, f *field) {
+func (x *Index) encoded(c *corpus, n uint32, f *field) {
 	for i, start := 0, 0; i <= len(f.text); i++ {
 		if i < len(f.text) && isEncoded(f.text[i]) {
 			continue
@@ -157,7 +165,7 @@ func (x *Index) encoded(n uint32, f *field) {
 		}
 		if d, ok := decoded(w); ok {
 			var s scan
-			x.corpus.add(&s, n, field{f.path + " (decoded)", f.record, fieldProse, d, inString})
+			c.add(&s, n, field{f.path + " (decoded)", f.record, fieldProse, d, inString})
 		}
 	}
 }
@@ -171,11 +179,11 @@ func isEncoded(c byte) bool {
 // gives, or that was picked out by the task before.
 func (x *Index) askedFor(p *Profile, task *Task, args ostiary.Value) (named naming, host string) {
 	var s scan
-	leaves(args, "", func(arg, _ string, v ostiary.Value) bool {
-		if v.Kind() != ostiary.String {
+	leaves(p, args, func(arg, _, text string, kind ostiary.ValueKind) bool {
+		if kind != ostiary.String {
 			return true
 		}
-		s.read(v.Text())
+		s.read(text)
 		for i := range s.marks {
 			if s.marks[i].kind == markHost && host == "" && i > 0 && s.marks[i-1].kind == markLink {
 				host = s.text[s.marks[i].start:s.marks[i].end]
@@ -210,37 +218,43 @@ func (t *Task) namesAny(s *scan) bool {
 	return false
 }
 
-// leaves walks over the values of arguments that hold no others. arg is the
-// top-level argument, at the pointer. It stops when f returns false.
-func leaves(args ostiary.Value, at string, f func(arg, at string, v ostiary.Value) bool) {
+// leaves walks over the values of arguments that hold no others, and over the
+// names in them that the tool's definition does not have: those are values as
+// well. arg is the top-level argument, at the pointer. It stops when f returns
+// false.
+func leaves(p *Profile, args ostiary.Value, f func(arg, at, text string, kind ostiary.ValueKind) bool) {
 	for name, v := range args.Members() {
-		if !below(name, ostiary.Pointer(at, name), v, f) {
+		if !below(p, name, ostiary.Pointer("", name), v, f) {
 			return
 		}
 	}
 }
 
-func below(arg, at string, v ostiary.Value, f func(arg, at string, v ostiary.Value) bool) bool {
+func below(p *Profile, arg, at string, v ostiary.Value, f func(arg, at, text string, kind ostiary.ValueKind) bool) bool {
 	switch v.Kind() {
 	case ostiary.Object:
 		for name, m := range v.Members() {
-			if !below(arg, ostiary.Pointer(at, name), m, f) {
+			if inner := ostiary.Pointer(at, name); !p.members[name] && !f(arg, inner, name, ostiary.String) || !below(p, arg, inner, m, f) {
 				return false
 			}
 		}
-		return true
 	case ostiary.Array:
 		for i, e := range v.Elements() {
-			if !below(arg, at+"/"+itoa(i), e, f) {
+			if !below(p, arg, at+"/"+itoa(i), e, f) {
 				return false
 			}
 		}
-		return true
-	case ostiary.String, ostiary.Number:
-		return f(arg, at, v)
+	case ostiary.String:
+		return f(arg, at, v.Text(), ostiary.String)
+	case ostiary.Number:
+		return f(arg, at, v.Literal(), ostiary.Number)
+	case ostiary.True, ostiary.False:
+		return f(arg, at, string(v.Bytes()), v.Kind())
 	}
 	return true
 }
+
+func isSwitch(k ostiary.ValueKind) bool { return k == ostiary.True || k == ostiary.False }
 
 // Traced is what is known of one call's arguments.
 type Traced struct {
@@ -258,11 +272,13 @@ func (x *Index) Trace(p *Profile, task *Task, args ostiary.Value) Traced {
 	chosen := map[string]bool{}
 	n := 0
 	target := x.targets(p, args)
-	leaves(args, "", func(arg, at string, v ostiary.Value) bool {
+	leaves(p, args, func(arg, at, text string, kind ostiary.ValueKind) bool {
 		role := p.Role(arg)
-		text := v.Text()
-		if v.Kind() == ostiary.Number {
-			text = v.Literal()
+		if isSwitch(kind) { // every task and every text might have said it
+			if role != Plain && role != Content {
+				t.note(chosen, arg, at, role, text, x.fallback(), ostiary.Origin{})
+			}
+			return true
 		}
 		if n++; n > maxLeaves {
 			t.note(chosen, arg, at, role, text, x.fallback(), ostiary.Origin{})
@@ -275,19 +291,24 @@ func (x *Index) Trace(p *Profile, task *Task, args ostiary.Value) Traced {
 		q := question{x: x, p: p, task: task, arg: arg, role: role, text: text, target: target}
 		state, from := q.answer()
 		t.note(chosen, arg, at, role, text, state, from)
+		least := state
 		if role == Content {
 			q.inside(func(what string, state Grade, from ostiary.Origin) {
+				least = min(least, state)
 				chosen[what+":"+state.String()] = true
 				if state < Agent {
 					t.origin(at, from, state, what)
 				}
 			})
 		}
+		if least < Own {
+			x.wrote(text)
+		}
 		return true
 	})
 	for name := range args.Members() {
 		if _, ok := t.Labels[name]; !ok {
-			t.Labels[name] = ostiary.Label{Integrity: ostiary.FromAgent, Sources: []string{"agent"}}
+			t.Labels[name] = labelOf(x.fallback(), ostiary.Origin{})
 		}
 	}
 	for c := range chosen {
@@ -350,13 +371,9 @@ func (x *Index) fallback() Grade {
 // "result/record" pairs: what else is said of them may be used for arithmetic.
 func (x *Index) targets(p *Profile, args ostiary.Value) map[uint32]bool {
 	var out map[uint32]bool
-	leaves(args, "", func(arg, _ string, v ostiary.Value) bool {
-		if r := p.Role(arg); r == Amount || r == Content || r == Plain && v.Kind() != ostiary.Number {
+	leaves(p, args, func(arg, _, text string, kind ostiary.ValueKind) bool {
+		if r := p.Role(arg); r == Amount || r == Content || r == Plain && kind != ostiary.Number || isSwitch(kind) {
 			return true
-		}
-		text := v.Text()
-		if v.Kind() == ostiary.Number {
-			text = v.Literal()
 		}
 		x.scan.read(text)
 		hits, _ := x.corpus.find(&x.scan)
@@ -386,6 +403,8 @@ type question struct {
 	// embedded: it stands inside a text that is passed on
 	embedded bool
 	compared int // places whose other candidates were looked at
+	// looked: it was looked for among what the agent wrote before, and found
+	looked, found bool
 }
 
 // answer says where the value came from, and remembers it.
@@ -447,6 +466,60 @@ func (q *question) look() (Grade, ostiary.Origin) {
 	return best, from
 }
 
+// least returns the least grade among the values of a call: a result is worth
+// no more than what it may repeat. Numbers and the like that decide nothing do
+// not count, for they are looked at again where they decide something.
+func (x *Index) least(p *Profile, task *Task, args ostiary.Value) Grade {
+	least, n := Given, 0
+	leaves(p, args, func(arg, _, text string, kind ostiary.ValueKind) bool {
+		role := p.Role(arg)
+		if strings.TrimSpace(text) == "" || role == Plain && kind != ostiary.String {
+			return true
+		}
+		if n++; n > maxLeaves {
+			least = min(least, x.fallback())
+			return false
+		}
+		if isSwitch(kind) {
+			return true
+		}
+		q := question{x: x, p: p, task: task, arg: arg, role: role, text: text}
+		state, _ := q.answer()
+		least = min(least, state)
+		if role == Content {
+			q.inside(func(_ string, state Grade, _ ostiary.Origin) { least = min(least, state) })
+		}
+		return true
+	})
+	return least
+}
+
+// wrote remembers a value that the agent wrote, and that is not surely its
+// own: a source that was given it may say it again.
+func (x *Index) wrote(text string) {
+	if x.unsent = x.unsent || x.sent.size() > maxSent || len(text) > maxSent; x.unsent {
+		return
+	}
+	var s scan
+	f := field{kind: fieldProse, text: text}
+	x.sent.add(&s, 0, f)
+	x.encoded(x.sent, 0, &f)
+}
+
+// sent reports whether the agent wrote the value before, and not surely of
+// its own.
+func (q *question) sent() bool {
+	x := q.x
+	if x.unsent || len(x.sent.spans) == 0 {
+		return x.unsent
+	}
+	if !q.looked {
+		hits, many := x.sent.find(&q.scan)
+		q.looked, q.found = true, many || len(hits) > 0 || len(x.sent.edited(&q.scan, q.text)) > 0
+	}
+	return q.found
+}
+
 // own reports whether the labels say that the value is an address of the
 // account itself.
 func (q *question) own() bool {
@@ -495,6 +568,8 @@ func (q *question) judge(hits []hit) (Grade, ostiary.Origin) {
 		switch {
 		case r.trusted && !x.corpus.wholly(&q.scan, h):
 			continue // it says another
+		case r.trusted && q.sent():
+			s = Unclear // what it was told, it may say again
 		case r.trusted:
 			s = Trusted
 		case h.inner && len(q.scan.text) < 6:
@@ -504,7 +579,7 @@ func (q *question) judge(hits []hit) (Grade, ostiary.Origin) {
 				return Delegated, x.origin(h, h.how)
 			}
 			s = Delegated // free text elsewhere may still point at it
-		case h.whole && (r.profile.Own && !r.speaks && sp.within < inString || r.profile.shelters(sp)):
+		case h.whole && r.own && (r.profile.Own && !r.speaks && sp.within < inString || r.profile.shelters(sp)) && !q.sent():
 			s = Own
 		case h.whole && sp.kind != fieldProse:
 			s = Field
