@@ -34,7 +34,15 @@ func newTracer(s *provenance.Sessions, a *identity.Authority, b *catalog.Book, e
 
 // Trace implements [gate.Tracer].
 func (t *tracer) Trace(r *ostiary.Request) gate.Traced {
-	x := t.sessions.Trace(r.Context.Session.ID, t.profile(r), t.task(&r.Context.Mandate), r.Action.Arguments)
+	return inGate(t.sessions.Trace(r.Context.Session.ID, t.profile(r), t.task(&r.Context.Mandate), r.Action.Arguments))
+}
+
+// Look implements [gate.Tracer].
+func (t *tracer) Look(r *ostiary.Request) gate.Traced {
+	return inGate(t.sessions.Look(r.Context.Session.ID, t.profile(r), t.task(&r.Context.Mandate), r.Action.Arguments))
+}
+
+func inGate(x provenance.Traced) gate.Traced {
 	return gate.Traced{Labels: x.Labels, Provenance: ostiary.Provenance{Chosen: x.Chosen, Origins: x.Origins, Given: x.Given, Asked: x.Calls}}
 }
 

@@ -24,6 +24,8 @@ type Call struct {
 	Fault       error           // the door could not translate the message (malformed, header mismatch, unknown method): it ends after authenticate, refused and recorded like any other call
 	Protocol    string          // protocol and revision the caller speaks, for the record: "mcp/2026-07-28"
 	Trace       string          // the caller's own traceparent as it was sent, "" if none: observers may link to it, nothing follows it
+
+	weighed bool // people look at it, nobody makes it; see Gate.Weigh
 }
 
 // TargetKind says what a clearance opens the way to.

@@ -22,7 +22,6 @@ type exchange struct {
 	intentID ostiary.EntryID
 	intended ostiary.Receipt
 	hold     Hold // what it holds of its budgets; nil if none covers it
-	weighed  bool // people look at it, nobody made it
 	bound    bool // a clearance exists: from here on something may have left
 	upstream Stream
 	result   ostiary.Digest

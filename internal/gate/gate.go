@@ -178,7 +178,8 @@ func (g *Gate) Weigh(ctx context.Context, call Call) (_ *ostiary.Request, _ *ost
 			err = g.bug(p)
 		}
 	}()
-	x := &exchange{call: &call, weighed: true}
+	call.weighed = true
+	x := &exchange{call: &call}
 	if x.subject, err = g.identity.Authenticate(ctx, call.Credentials); err != nil {
 		return nil, nil, err
 	}

@@ -62,10 +62,12 @@ type Traced struct {
 }
 
 // Tracer knows where values came from. Trace looks the arguments up among
-// everything the session has read, and remembers them as the agent's words; it
-// answers from memory. Safe for concurrent use.
+// everything the session has read, and remembers them as the agent's words;
+// Look says the same of a call that nobody makes now, and remembers nothing.
+// Both answer from memory. Safe for concurrent use.
 type Tracer interface {
 	Trace(r *ostiary.Request) Traced
+	Look(r *ostiary.Request) Traced
 }
 
 // Entities knows what is registered. Answers come from memory and are not yet
@@ -131,7 +133,11 @@ func (f *Resolver) Resolve(ctx context.Context, s ostiary.Subject, call *Call) (
 		Labels:      labels(r.Action.Arguments), Taint: session.Taint, Classes: session.Classes, ReadsTainted: session.Reads, Registered: known,
 	}
 	if f.Tracer != nil {
-		t := f.Tracer.Trace(r)
+		trace := f.Tracer.Trace
+		if call.weighed {
+			trace = f.Tracer.Look
+		}
+		t := trace(r)
 		r.Context.Labels, r.Context.Provenance = t.Labels, t.Provenance
 	}
 	return r, f.consented(ctx, r, call)

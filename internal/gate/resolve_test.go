@@ -159,3 +159,35 @@ func TestRegistered(t *testing.T) {
 		}
 	}
 }
+
+// tracing notes how it was asked.
+type tracing struct{ asked []string }
+
+func (x *tracing) Trace(*ostiary.Request) gate.Traced {
+	x.asked = append(x.asked, "trace")
+	return gate.Traced{}
+}
+
+func (x *tracing) Look(*ostiary.Request) gate.Traced {
+	x.asked = append(x.asked, "look")
+	return gate.Traced{}
+}
+
+// Who weighs a call does not make its arguments the agent's words.
+func TestWeighLooks(t *testing.T) {
+	w, x := newWorld(), &tracing{}
+	g := w.gate(func(o *gate.Options) {
+		k := known{contain: ostiary.None}
+		o.Facts = &gate.Resolver{
+			Tools: k, Groups: k, Registry: k, Sessions: k, Containments: k, Tracer: x,
+			Servers: map[string]ostiary.Resource{"bank": {Server: "bank"}}, Clock: func() time.Time { return time.Unix(1e9, 0) },
+		}
+	})
+	c := call()
+	c.Action.Method = "resources/read" // has no pin
+	g.Weigh(t.Context(), c)
+	g.Handle(t.Context(), c)
+	if len(x.asked) != 2 || x.asked[0] != "look" || x.asked[1] != "trace" {
+		t.Errorf("asked %q", x.asked)
+	}
+}

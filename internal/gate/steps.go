@@ -41,7 +41,7 @@ func (g *Gate) decide(ctx context.Context, x *exchange) error {
 		return err
 	}
 	x.decision = g.policy.Decide(x.request)
-	if !x.decision.Permit || x.weighed {
+	if !x.decision.Permit || x.call.weighed {
 		return nil // a denial is a value until bind
 	}
 	rewritten, err := g.oblige(ctx, x.request, x.decision.Obligations)
@@ -76,7 +76,7 @@ func (g *Gate) contained(x *exchange) error {
 	if err := passes(level, &x.subject, &x.request.Action); err != nil {
 		return err
 	}
-	if level == ostiary.None || x.weighed || x.subject.Via == ostiary.ViaSelf || x.call.Target.Kind != ToServer {
+	if level == ostiary.None || x.call.weighed || x.subject.Via == ostiary.ViaSelf || x.call.Target.Kind != ToServer {
 		return nil
 	}
 	if wait := g.throttle.take(x.subject.Agent, x.request.Context.Now); wait > 0 {

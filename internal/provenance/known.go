@@ -49,9 +49,19 @@ func (x *Index) forgetAnchors() {
 // Trace says where the arguments of a call in a session came from, and
 // remembers them. text is what the person asked for.
 func (s *Sessions) Trace(id ostiary.SessionID, p *Profile, text string, args ostiary.Value) Traced {
+	return s.trace(id, p, text, args, (*Index).Trace)
+}
+
+// Look says what Trace would of a call that nobody makes now, and remembers
+// nothing of it.
+func (s *Sessions) Look(id ostiary.SessionID, p *Profile, text string, args ostiary.Value) Traced {
+	return s.trace(id, p, text, args, (*Index).Look)
+}
+
+func (s *Sessions) trace(id ostiary.SessionID, p *Profile, text string, args ostiary.Value, ask func(*Index, *Profile, *Task, ostiary.Value) Traced) Traced {
 	x := s.find(id)
 	if x == nil { // forgotten just now: everything may have been read
-		return NewIndex(true).Trace(p, NewTask(text), args)
+		return ask(NewIndex(true), p, NewTask(text), args)
 	}
 	x.kin.mu.RLock()
 	lost := x.kin.lost
@@ -60,7 +70,7 @@ func (s *Sessions) Trace(id ostiary.SessionID, p *Profile, text string, args ost
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	task := k.open(lost, text)
-	return k.index.Trace(p, task, args)
+	return ask(k.index, p, task, args)
 }
 
 // Learn adds what a call of a session returned, before any of it is released.

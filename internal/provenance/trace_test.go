@@ -274,3 +274,16 @@ func TestManyRecords(t *testing.T) {
 		t.Errorf("words that stand everywhere, in another order, are %s", got)
 	}
 }
+
+// What was only looked at is not remembered as the agent's words.
+func TestLook(t *testing.T) {
+	x, job := NewIndex(false), NewTask("Greet everybody")
+	call := value(t, `{"to":"zoe@corp.example"}`)
+	if got := stateOf(x.Look(paying, job, call), Destination); got != "agent" || len(x.memos) != 0 {
+		t.Errorf("looked at: %s, remembered %d", got, len(x.memos))
+	}
+	x.Learn(mailbox, job, value(t, `{}`), says(t, "write to zoe@corp.example"), false)
+	if got := stateOf(x.Trace(paying, job, call), Destination); got != "untrusted" {
+		t.Errorf("a tool's value is %s after it was looked at before", got)
+	}
+}
