@@ -168,8 +168,7 @@ func (x *visit) stream(respond func(context.Context, *gate.Dispatch) (gate.Strea
 
 // do makes the call and relays its reply.
 func (x *visit) do(ctx context.Context, a ostiary.Action, target gate.Target) {
-	x.action, x.target = a, target.Kind
-	reply, err := x.door.gate.Handle(ctx, x.call(a, target))
+	reply, err := x.enter(ctx, a, target)
 	if err != nil {
 		if id := x.waitsAt(err); id != "" {
 			known(x.r)
@@ -182,6 +181,15 @@ func (x *visit) do(ctx context.Context, a ostiary.Action, target gate.Target) {
 	defer reply.Close()
 	known(x.r)
 	x.relay(ctx, reply)
+}
+
+// enter hands the call to the gate. It is a function of its own so that the
+// call, which is large, is not on the stack of a stream that stays open.
+//
+//go:noinline
+func (x *visit) enter(ctx context.Context, a ostiary.Action, target gate.Target) (*gate.Reply, error) {
+	x.action, x.target = a, target.Kind
+	return x.door.gate.Handle(ctx, x.call(a, target))
 }
 
 // fail answers with an error of the gate. A legacy client that cancelled is
