@@ -170,6 +170,7 @@ type recorded struct {
 	Chain     []ostiary.AgentID `json:"chain,omitempty"`
 	Mandate   *mandateFact      `json:"mandate,omitempty"`
 	Epoch     uint64            `json:"epoch"`
+	Signers   []string          `json:"signers,omitempty"` // of the credential: what is run again later stands only with them
 	Zone      string            `json:"zone,omitempty"`
 	Roles     []string          `json:"roles,omitempty"`
 	Resource  *resourceFact     `json:"resource,omitempty"`
@@ -359,7 +360,7 @@ func findingOf(f ostiary.Finding) findingFact { return findingFact(f) }
 
 func (x *exchange) inputs() []byte {
 	a := &x.call.Action
-	in := recorded{Via: x.subject.Via.String(), Bound: x.subject.Bound, Epoch: x.subject.Epoch, Protocol: x.call.Protocol}
+	in := recorded{Via: x.subject.Via.String(), Bound: x.subject.Bound, Epoch: x.subject.Epoch, Signers: x.subject.Signers, Protocol: x.call.Protocol}
 	if len(x.subject.Chain) > 1 {
 		in.Chain = x.subject.Chain
 	}

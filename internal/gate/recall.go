@@ -17,7 +17,7 @@ func Recall(e *ostiary.Entry) (ostiary.Request, ostiary.Decision, error) {
 		return ostiary.Request{}, ostiary.Decision{}, ostiary.Errorf(ostiary.Malformed, "no_decision", "this entry does not hold what was decided, or its payload's key is gone")
 	}
 	r := ostiary.Request{
-		Subject: ostiary.Subject{Agent: e.Agent, Principal: e.Principal, Mandate: e.Mandate, Chain: in.Chain, Bound: in.Bound, Via: viaOf(in.Via), Epoch: in.Epoch, Issued: e.Time},
+		Subject: ostiary.Subject{Agent: e.Agent, Principal: e.Principal, Mandate: e.Mandate, Chain: in.Chain, Bound: in.Bound, Via: viaOf(in.Via), Epoch: in.Epoch, Signers: in.Signers, Issued: e.Time},
 		Action:  ostiary.Action{Name: e.Action, Method: in.Method, Server: e.Server, Tool: in.Tool, URI: in.URI, Pin: e.Pin},
 	}
 	if len(in.Chain) == 0 {
