@@ -23,14 +23,17 @@ var noon = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 // faulty is a keeper whose next write fails: before it happens, or after.
 type faulty struct {
 	budget.Keeper
-	fail string // "", "before", "after"
+	mu   sync.Mutex // guards fail while many call
+	fail string     // "", "before", "after"
 }
 
 var errInjected = errors.New("injected")
 
 func (f *faulty) does(do func() error) error {
+	f.mu.Lock()
 	how := f.fail
 	f.fail = ""
+	f.mu.Unlock()
 	if how == "before" {
 		return errInjected
 	}
