@@ -219,6 +219,7 @@ func FuzzRead(f *testing.F) {
 func FuzzSet(f *testing.F) {
 	b, _ := Export(&ecKey(f).PublicKey)
 	f.Add([]byte(`{"keys":[` + string(b) + `]}`))
+	f.Add([]byte(`{"keys":[` + string(b[:len(b)-1]) + `,"alg":"6"}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if s, err := ParseSet(text); err == nil {
 			for _, k := range s.keys {

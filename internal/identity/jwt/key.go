@@ -52,7 +52,8 @@ func (k *JWK) fits(alg string) bool {
 	return false
 }
 
-// errForeign is a key that is not for us: of another type, or to encrypt with.
+// errForeign is a key that is not for us: of another type, for another
+// algorithm, or to encrypt with.
 var errForeign = errors.New("a key of a type, or for a use, that is not known here")
 
 // ParseKey reads one public key: EC on P-256, or RSA of 2,048 to 4,096 bits. A
@@ -81,6 +82,9 @@ func ParseKey(v ostiary.Value) (JWK, error) {
 	}
 	if err != nil {
 		return k, err
+	}
+	if k.Alg != "" && !k.fits(k.Alg) { // it signs nothing that is read here
+		return k, errForeign
 	}
 	k.Digest, err = digest(k.Public)
 	return k, err
