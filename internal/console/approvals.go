@@ -14,6 +14,7 @@ import (
 	"github.com/ostiary/ostiary/internal/approval"
 	"github.com/ostiary/ostiary/internal/control"
 	"github.com/ostiary/ostiary/internal/people"
+	"github.com/ostiary/ostiary/internal/strictjson"
 )
 
 // Approvals are the actions that wait for people. It refuses whoever may not
@@ -440,7 +441,11 @@ func readVote(x *exchange) (approval.Choice, error) {
 	if text == "" {
 		return out, nil
 	}
-	if err := json.Unmarshal([]byte(text), &out.Edits); err != nil { // strictly read by the engine: pointers and numbers
+	_, err := strictjson.Parse([]byte(text), strictjson.Request)
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &out.Edits)
+	}
+	if err != nil {
 		return out, ostiary.Errorf(ostiary.Malformed, "narrowing", "the narrowing cannot be read").At("edits")
 	}
 	return out, nil
